@@ -1,0 +1,96 @@
+"""What every stage does alike: checkpoints written whole or not at all, a CSV log, a progress bar."""
+import copy
+import csv
+import os
+import sys
+import time
+
+import torch
+import torch.nn as nn
+
+from .data import normalise
+
+
+def save(path, state):
+    torch.save(state, path + ".part")
+    os.replace(path + ".part", path)
+
+
+class Log:
+    """Appends one CSV row an epoch; a resumed run goes on in the same file."""
+
+    def __init__(self, path, columns):
+        self.path, self.columns = path, columns
+        if not os.path.exists(path):
+            with open(path, "w", newline="") as file:
+                csv.writer(file).writerow(columns)
+
+    def row(self, **values):
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file).writerow([values[c] for c in self.columns])
+        print("  ".join(f"{c} {values[c]}" for c in self.columns), flush=True)
+
+
+class Progress:
+    """A bar with rate and time left on a terminal; silent elsewhere."""
+
+    def __init__(self, total, label):
+        self.total, self.label, self.start = total, label, time.time()
+        self.shown = 0.0
+
+    def step(self, done, note=""):
+        now = time.time()
+        if not sys.stderr.isatty() or (now - self.shown < 0.5 and done < self.total):
+            return
+        self.shown = now
+        left = (now - self.start) / max(done, 1) * (self.total - done)
+        bar = "#" * (30 * done // self.total)
+        end = "\n" if done == self.total else ""
+        print(f"\r{self.label} [{bar:<30}] {done}/{self.total} {left:5.0f} s left {note}",
+              end=end, file=sys.stderr, flush=True)
+
+
+class Average:
+    """Exponential moving average of the parameters; batch-norm statistics are measured again for it."""
+
+    def __init__(self, model, decay):
+        self.model, self.decay, self.steps = copy.deepcopy(model), decay, 0
+
+    @torch.no_grad()
+    def update(self, model):
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10))
+        for mine, theirs in zip(self.model.parameters(), model.parameters()):
+            mine.lerp_(theirs, 1 - decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers()):
+            mine.copy_(theirs)
+
+
+@torch.no_grad()
+def recalibrate(model, batches, count):
+    """Replaces the running batch-norm statistics by the exact average over `count` batches."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momentum = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None
+    model.train()
+    for i, (x, _) in enumerate(batches):
+        if i == count:
+            break
+        model(x)
+    for m, value in zip(norms, momentum):
+        m.momentum = value
+    model.eval()
+
+
+@torch.no_grad()
+def logits(model, images, size=250):
+    model.eval()
+    parts = [model(normalise(images[i:i + size])).float() for i in range(0, len(images), size)]
+    return torch.cat(parts)
+
+
+def accuracy(model, images, labels):
+    """Top-1 in percent."""
+    return 100.0 * (logits(model, images).argmax(1) == torch.from_numpy(labels)).float().mean().item()

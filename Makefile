@@ -2,9 +2,17 @@
 CC ?= gcc
 CXX ?= g++
 BUILD ?= build
-CFLAGS ?= -O2 -g
+PREFIX ?= /usr/local
+CFLAGS ?= -O2 -g -fstack-protector-strong
+LDFLAGS ?= -Wl,-z,relro,-z,now
 WARN = -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Werror
 HALUT_CFLAGS = -std=c17 $(WARN) -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -MMD -MP $(CFLAGS)
+
+# Debian packages: to build, to run the tests. Targets install the missing ones only.
+PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev liblapacke-dev \
+  libopenblas-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
+PACKAGES_TEST = check libsubunit-dev curl jq shellcheck python3-numpy python3-pil git systemd \
+  prometheus haproxy mandoc
 
 # The folder decides what a source belongs to; a file named *_<isa>.c gets that ISA's flags and no other does.
 CORE_SRC := $(wildcard core/*.c)
@@ -13,15 +21,19 @@ MODEL_SRC := $(filter-out $(CLI_SRC),$(wildcard models/*.c))
 SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c))
 RTL_SRC := $(wildcard rtl/*.c)
 TEST_SRC := $(wildcard tests/check_*.c)
+MODELS := $(wildcard models/*.safetensors)
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 CORE_LIBS = -lm
 MODEL_LIBS = -ljansson -llapacke -lopenblas -lpthread $(CORE_LIBS)
 SERVER_LIBS = -lmicrohttpd -luv -lspng -ljpeg -lz $(MODEL_LIBS)
 
+# The data set for the accuracy tests: the official binary layout, where `make data` put it or where this points.
+export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
+
 .DEFAULT_GOAL := all
-.PHONY: all clean check
-all: $(BUILD)/halut $(BUILD)/halutd
+.PHONY: all tests help deps deps-test run check test bench asan ubsan tsan lint install data clean
+all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
 $(BUILD)/%_ssse3.o: ISA_FLAGS = -mssse3
 $(BUILD)/%_avx2.o: ISA_FLAGS = -mavx2
@@ -40,10 +52,59 @@ $(BUILD)/halutd: $(call object,server/main.c $(SERVER_SRC)) $(BUILD)/libhalut.a
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call object,$(SERVER_SRC)) $(BUILD)/libhalut.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcheck -lsubunit -lrt $(SERVER_LIBS)
 
-check: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
+tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@echo "variables: BUILD=$(BUILD) CC=$(CC) CFLAGS PREFIX=$(PREFIX) DESTDIR HALUT_CIFAR10"
+
+deps: ## install the Debian packages that the build needs
+	@deploy/packages.sh $(PACKAGES)
+deps-test: ## install those and the packages that the tests need
+	@deploy/packages.sh $(PACKAGES) $(PACKAGES_TEST)
+
+run: deps ## install packages, build, and serve ./models on 127.0.0.1:8080
+	@$(MAKE) --no-print-directory all
+	@echo "serving on http://127.0.0.1:8080; in another terminal, in this folder, try:"
+	@echo "  curl -T models/photo/cat.jpg http://127.0.0.1:8080/v1/classify"
+	@echo "  curl http://127.0.0.1:8080/v1/models"
+	@echo "  curl http://127.0.0.1:8080/metrics"
+	@exec $(BUILD)/halutd --listen 127.0.0.1:8080 --models models
+
+check: tests ## build and run the quick tests
+	tests/run.sh --quick $(BUILD)
+test: deps-test ## install what the tests need, build, run all tests
+	@$(MAKE) --no-print-directory tests
 	tests/run.sh $(BUILD)
 
-clean:
-	rm -rf $(BUILD)
+# Other builds of the same tests, each in its own folder beside BUILD.
+asan: ## the quick tests under the address and leak sanitizers
+	ASAN_OPTIONS=strict_string_checks=1:detect_stack_use_after_return=1 \
+	  $(MAKE) BUILD=$(BUILD)-asan CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address" check
+ubsan: ## the quick tests under the undefined behaviour sanitizer
+	$(MAKE) BUILD=$(BUILD)-ubsan check \
+	  CFLAGS="-O1 -g -fsanitize=undefined,float-cast-overflow -fno-sanitize-recover=all"
+tsan: ## the quick tests under the thread sanitizer
+	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+	  $(MAKE) BUILD=$(BUILD)-tsan CFLAGS="-O1 -g -fsanitize=thread" check
+
+lint: ## check the sources against the house rules
+	tests/tidy.sh
+
+bench: all ## measure against ONNX Runtime, interleaved on one core
+	tests/bench/run.sh $(BUILD)
+
+install: all ## install under PREFIX (and DESTDIR): programs, models
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin
+	install $(BUILD)/halut $(DESTDIR)$(PREFIX)/bin/halut
+	install $(BUILD)/halutd $(DESTDIR)$(PREFIX)/sbin/halutd
+	install -d $(DESTDIR)$(PREFIX)/share/halut/models
+	install -m 644 $(MODELS) $(DESTDIR)$(PREFIX)/share/halut/models/
+
+data: ## fetch CIFAR-10 in the official binary layout and verify it
+	deploy/cifar10.sh cifar-10-batches-bin
+
+clean: ## remove what was built
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-ubsan $(BUILD)-tsan
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

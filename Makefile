@@ -25,7 +25,7 @@ MODELS := $(wildcard models/*.safetensors)
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 CORE_LIBS = -lm
-MODEL_LIBS = -ljansson -llapacke -lopenblas -lpthread $(CORE_LIBS)
+MODEL_LIBS = -ljansson -lnettle -llapacke -lopenblas -lpthread $(CORE_LIBS)
 SERVER_LIBS = -lmicrohttpd -luv -lspng -ljpeg -lz $(MODEL_LIBS)
 
 # The data set for the accuracy tests: the official binary layout, where `make data` put it or where this points.

@@ -63,7 +63,14 @@ enum {
 static_assert(HALUT_PROTOTYPES == 1 << HALUT_LEVELS, "a leaf for every path");
 static_assert(HALUT_SUM16_MAX * INT8_MIN >= INT16_MIN, "an int16 partial sum is exact");
 
-enum halut_dtype { HALUT_I8 = 1, HALUT_U8 = 2, HALUT_I32 = 3, HALUT_F32 = 4, HALUT_U16 = 5 };
+enum halut_dtype {
+  HALUT_I8 = 1,
+  HALUT_U8 = 2,
+  HALUT_I32 = 3,
+  HALUT_F32 = 4,
+  HALUT_U16 = 5,
+  HALUT_U32 = 6
+};
 
 size_t halut_dtype_bytes(enum halut_dtype dtype);
 

@@ -1,0 +1,179 @@
+#include "pool.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "clock.h"
+
+struct worker {
+  struct halut_pool *pool;
+  uint32_t index;
+  pthread_t thread;
+};
+
+struct halut_pool {
+  struct halut_pool_options options;
+  uv_async_t wake;
+  pthread_mutex_t mutex; /* guards batcher, idle, quit */
+  pthread_cond_t ready;
+  struct halut_batcher *batcher;
+  uint32_t idle;
+  bool quit;
+  uint32_t started; /* worker threads that run */
+  uint32_t pending; /* loop thread only */
+  _Atomic(struct halut_item *) finished; /* newest first; taken whole by the loop */
+  struct worker *workers;
+};
+
+static uint32_t pool_wait(struct halut_pool *pool, struct halut_item **items) {
+  uint32_t count = 0;
+  pthread_mutex_lock(&pool->mutex);
+  for (;;) {
+    if (halut_batcher_waiting(pool->batcher) > 0) {
+      count = halut_batcher_take(pool->batcher, halut_clock_ns(), pool->idle, items);
+      break;
+    }
+    if (pool->quit) break;
+    pool->idle++;
+    pthread_cond_wait(&pool->ready, &pool->mutex);
+    pool->idle--;
+  }
+  /* What this worker left is for the next idle one. */
+  bool more = halut_batcher_waiting(pool->batcher) > 0 && pool->idle > 0;
+  pthread_mutex_unlock(&pool->mutex);
+  if (more) pthread_cond_signal(&pool->ready);
+  return count;
+}
+
+static void pool_give_back(struct halut_pool *pool, struct halut_item **items, uint32_t count) {
+  /* Chained newest first, so that the loop, which reverses the list, sees them in order. */
+  for (uint32_t i = 1; i < count; i++) items[i]->next = items[i - 1];
+  struct halut_item *seen = atomic_load_explicit(&pool->finished, memory_order_relaxed);
+  do items[0]->next = seen;
+  while (!atomic_compare_exchange_weak_explicit(&pool->finished, &seen, items[count - 1],
+                                                memory_order_release, memory_order_relaxed));
+  uv_async_send(&pool->wake);
+}
+
+static void *worker_main(void *self) {
+  struct worker *worker = self;
+  struct halut_pool *pool = worker->pool;
+  struct halut_item *items[HALUT_TAKE_MAX];
+  char name[16];
+  snprintf(name, sizeof name, "worker-%u", worker->index);
+  pthread_setname_np(pthread_self(), name);
+  for (;;) {
+    uint32_t count = pool_wait(pool, items);
+    if (count == 0) return NULL;
+    pool->options.run(pool->options.self, worker->index, items, count);
+    pool_give_back(pool, items, count);
+  }
+}
+
+static void pool_on_wake(uv_async_t *handle) {
+  struct halut_pool *pool = handle->data;
+  struct halut_item *item =
+      atomic_exchange_explicit(&pool->finished, NULL, memory_order_acquire);
+  struct halut_item *first = NULL;
+  if (item == NULL) return;
+  while (item != NULL) {
+    struct halut_item *next = item->next;
+    item->next = first;
+    first = item;
+    item = next;
+  }
+  while (first != NULL) {
+    item = first;
+    first = item->next;
+    assert(pool->pending > 0);
+    pool->pending--;
+    item->done(item);
+  }
+  pool->options.settled(pool->options.self);
+}
+
+static void pool_stop(struct halut_pool *pool) {
+  pthread_mutex_lock(&pool->mutex);
+  pool->quit = true;
+  pthread_mutex_unlock(&pool->mutex);
+  pthread_cond_broadcast(&pool->ready);
+  for (uint32_t i = 0; i < pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
+  pool->started = 0;
+}
+
+static void pool_free(uv_handle_t *handle) {
+  struct halut_pool *pool = handle->data;
+  halut_batcher_close(pool->batcher);
+  pthread_cond_destroy(&pool->ready);
+  pthread_mutex_destroy(&pool->mutex);
+  free(pool->workers);
+  free(pool);
+}
+
+int halut_pool_open(uv_loop_t *loop, const struct halut_pool_options *options, struct halut_pool **out,
+                    struct halut_diag *diag) {
+  struct halut_pool *pool = calloc(1, sizeof *pool);
+  if (pool == NULL) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the worker pool");
+  pool->options = *options;
+  int error = halut_batcher_open(&options->limits, &pool->batcher);
+  if (error != 0 || options->workers == 0) {
+    free(pool);
+    return halut_fail(diag, error != 0 ? error : HALUT_EINVALID, 0, "unusable limits of the queue");
+  }
+  pthread_mutex_init(&pool->mutex, NULL);
+  pthread_cond_init(&pool->ready, NULL);
+  pool->wake.data = pool;
+  if (uv_async_init(loop, &pool->wake, pool_on_wake) != 0) {
+    pool_free((uv_handle_t *)&pool->wake);
+    return halut_fail(diag, HALUT_EIO, 0, "no wake-up handle for the worker pool");
+  }
+  pool->workers = calloc(options->workers, sizeof *pool->workers);
+  if (pool->workers == NULL) {
+    error = halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u workers", options->workers);
+    goto fail;
+  }
+  for (uint32_t i = 0; i < options->workers; i++) {
+    pool->workers[i] = (struct worker){.pool = pool, .index = i};
+    if (pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]) != 0) {
+      error = halut_fail(diag, HALUT_EIO, 0, "worker thread %u cannot be started", i);
+      goto fail;
+    }
+    pool->started++;
+  }
+  *out = pool;
+  return 0;
+fail:
+  halut_pool_close(pool);
+  return error;
+}
+
+int halut_pool_submit(struct halut_pool *pool, struct halut_item *item, uint64_t now_ns) {
+  pthread_mutex_lock(&pool->mutex);
+  int error = halut_batcher_submit(pool->batcher, item, now_ns);
+  bool wake = error == 0 && pool->idle > 0;
+  pthread_mutex_unlock(&pool->mutex);
+  if (error != 0) return error;
+  pool->pending++;
+  if (wake) pthread_cond_signal(&pool->ready);
+  return 0;
+}
+
+uint32_t halut_pool_waiting(struct halut_pool *pool, uint32_t lane) {
+  pthread_mutex_lock(&pool->mutex);
+  uint32_t waiting = halut_batcher_lane_waiting(pool->batcher, lane);
+  pthread_mutex_unlock(&pool->mutex);
+  return waiting;
+}
+
+uint32_t halut_pool_pending(const struct halut_pool *pool) { return pool->pending; }
+
+void halut_pool_close(struct halut_pool *pool) {
+  if (pool == NULL) return;
+  assert(pool->pending == 0);
+  pool_stop(pool);
+  uv_close((uv_handle_t *)&pool->wake, pool_free);
+}

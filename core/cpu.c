@@ -1,0 +1,55 @@
+#include "cpu.h"
+
+#include <string.h>
+
+static const struct {
+  uint32_t flag;
+  const char *name;
+} cpu_list[] = {
+#define XX(flag, bit, name) {HALUT_CPU_##flag, name},
+    HALUT_CPU_MAP(XX)
+#undef XX
+};
+
+enum { CPU_COUNT = sizeof cpu_list / sizeof cpu_list[0] };
+
+uint32_t halut_cpu_flags(void) {
+  uint32_t flags = 0;
+#if defined(__x86_64__)
+  /* The compiler's run-time asks XGETBV too: it reports AVX only where the system saves the registers. */
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("ssse3")) flags |= HALUT_CPU_SSSE3;
+  if (__builtin_cpu_supports("avx2")) flags |= HALUT_CPU_AVX2;
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")) {
+    flags |= HALUT_CPU_AVX512;
+  }
+#elif defined(__aarch64__)
+  flags |= HALUT_CPU_NEON; /* part of the base architecture */
+#endif
+  return flags;
+}
+
+int halut_cpu_ceiling(const char *name, uint32_t *mask_out, struct halut_diag *diag) {
+  uint32_t mask = 0;
+  if (strcmp(name, "ref") == 0) {
+    *mask_out = mask;
+    return HALUT_OK;
+  }
+  for (size_t i = 0; i < CPU_COUNT; i++) {
+    mask |= cpu_list[i].flag;
+    if (strcmp(name, cpu_list[i].name) == 0) {
+      *mask_out = mask;
+      return HALUT_OK;
+    }
+  }
+  return halut_fail(diag, HALUT_EINVALID, 0, "cpu: \"%.32s\" is none of ref, ssse3, avx2, avx512, neon", name);
+}
+
+const char *halut_cpu_name(uint32_t flags) {
+  for (size_t i = CPU_COUNT; i-- > 0;) {
+    if (flags & cpu_list[i].flag) return cpu_list[i].name;
+  }
+  return "ref";
+}

@@ -1,0 +1,83 @@
+/* kernels.h: the inner loops, one version for each instruction set, and the table that picks among them.
+ *
+ * kernels.inc lists every version, fastest first. Every version of a kind gives the same bytes as `ref`.
+ * Kernels allocate nothing, fail never, may be called from any thread and need no alignment unless said.
+ * Rows (positions of a map, rows of a product) come in vectors of HALUT_ROW_BLOCK and, with their codes, in
+ * blocks of HALUT_CODE_BLOCK.
+ */
+#ifndef HALUT_KERNELS_H
+#define HALUT_KERNELS_H
+
+#include "cpu.h"
+#include "halut.h"
+#include "pack.h"
+
+enum { HALUT_DENSE_BLOCK = 32 }; /* positions that a dense kernel computes at once */
+
+/* encode: the codes of one codebook at `rows` positions (a multiple of HALUT_ROW_BLOCK).
+ * Level l of the tree reads source[l][row] & mask[l][row]; a NULL `mask` is all ones. Codes are 0..15; row
+ * r's goes to codes[r / HALUT_CODE_BLOCK * stride + r % HALUT_CODE_BLOCK]. */
+typedef void halut_encode_fn(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
+                          const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
+                          size_t stride);
+
+/* accumulate: sums of table entries over one block of codes, [codebooks][HALUT_CODE_BLOCK], of which the
+ * first `rows` (a multiple of HALUT_ROW_BLOCK, at most HALUT_CODE_BLOCK) are wanted.
+ * `arrange` (optional, NULL) reorders a block in place, once, before `sum` and `map` read it.
+ * `sum`: acc[m * stride + row], exact.
+ * `map`: out[m * stride + row] = requantised sum, exact; `rows` bytes an output are written. */
+struct halut_accumulate {
+  enum halut_layout layout; /* of the packed tables it takes */
+  void (*arrange)(const struct halut_packed *packed, uint8_t *codes);
+  void (*sum)(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows, int32_t *acc,
+              size_t stride);
+  void (*map)(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
+              const struct halut_requant *requant, uint8_t *out, size_t stride);
+};
+
+/* pool2: 2x2 maximum of a map of `height` x `width` (both even) into one of half the size. */
+typedef void halut_pool2_fn(const uint8_t *in, uint32_t height, uint32_t width, uint8_t *out);
+
+/* add: y[i] = clamp(y[i] + other[i] - zero, 0, 255). */
+typedef void halut_add_fn(uint8_t *y, const uint8_t *other, size_t count, uint8_t zero);
+
+/* dense: HALUT_DENSE_BLOCK positions of a dense int8 layer, requantised: out[m * stride + i] from
+ * sum over t of weight[m][t] * source[t][i]. Sums are exact while they fit an int32. */
+typedef void halut_dense_fn(const struct halut_weights *weights, const uint8_t *const *source,
+                         const struct halut_requant *requant, uint8_t *out, size_t stride);
+
+/* linear: y[m] = bias[m] + sum over i of weight[m][i] * x[i], exact while it fits an int32. */
+typedef void halut_linear_fn(const int8_t *weight, const int32_t *bias, uint32_t outputs, uint32_t inputs,
+                          const uint8_t *x, int32_t *y);
+
+#define HALUT_KERNEL_DECLARE_encode(name) extern halut_encode_fn halut_encode_##name;
+#define HALUT_KERNEL_DECLARE_accumulate(name) extern const struct halut_accumulate halut_accumulate_##name;
+#define HALUT_KERNEL_DECLARE_pool2(name) extern halut_pool2_fn halut_pool2_##name;
+#define HALUT_KERNEL_DECLARE_add(name) extern halut_add_fn halut_add_##name;
+#define HALUT_KERNEL_DECLARE_dense(name) extern halut_dense_fn halut_dense_##name;
+#define HALUT_KERNEL_DECLARE_linear(name) extern halut_linear_fn halut_linear_##name;
+#define HALUT_KERNEL(kind, name, flags) HALUT_KERNEL_DECLARE_##kind(name)
+#include "kernels.inc"
+#undef HALUT_KERNEL
+
+struct halut_kernels {
+  halut_encode_fn *encode;
+  const struct halut_accumulate *accumulate;
+  halut_pool2_fn *pool2;
+  halut_add_fn *add;
+  halut_dense_fn *dense;
+  halut_linear_fn *linear;
+};
+
+/* Fills `kernels` with the fastest of each kind that `cpu_flags` (see cpu.h) allow. */
+void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags);
+
+/* Requantise one value, as written in halut.h: the specification that every `map` and `dense` meets. */
+static inline uint8_t halut_requantise(int64_t sum, int32_t bias, uint16_t scale) {
+  int64_t value = sum + bias;
+  value = value < 0 ? 0 : value > UINT16_MAX ? UINT16_MAX : value;
+  value = value * scale >> 16;
+  return (uint8_t)(value > UINT8_MAX ? UINT8_MAX : value);
+}
+
+#endif

@@ -1,6 +1,7 @@
 /* backend.h: the seam behind which every way of computing a learned product stands.
  *
- * A backend is used by one thread at a time: open one per worker. All backends return the same integers.
+ * A backend is used by one thread at a time: open one per worker. All backends return the same
+ * integers.
  */
 #ifndef HALUT_BACKEND_H
 #define HALUT_BACKEND_H
@@ -26,7 +27,8 @@ struct halut_conv {
   uint32_t channels, height, width; /* of the input map */
   uint32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
   uint32_t out_h, out_w;
-  const uint16_t *split; /* [codebooks][HALUT_LEVELS] column (channel * kernel_h + ky) * kernel_w + kx */
+  /* [codebooks][HALUT_LEVELS] column (channel * kernel_h + ky) * kernel_w + kx */
+  const uint16_t *split;
 };
 
 /* What a fused convolution does after its sums, in this order. */
@@ -42,24 +44,26 @@ struct halut_backend_ops {
   /* `options` is "key=value,key=value" or NULL; an unknown key is HALUT_EINVALID. */
   int (*open)(const char *options, struct halut_backend **out, struct halut_diag *diag);
   void (*close)(struct halut_backend *backend); /* NULL and half-open are fine */
-  /* Makes tables ready (packs or uploads them). `lut`, and `conv` (NULL for a plain product), and all
-   * they point at must outlive the backend. HALUT_ENOMEM, HALUT_ELIMIT. */
-  int (*load)(struct halut_backend *backend, const struct halut_lut *lut, const struct halut_conv *conv,
-              uint32_t *handle_out, struct halut_diag *diag);
+  /* Makes tables ready (packs or uploads them). `lut`, and `conv` (NULL for a plain product), and
+   * all they point at must outlive the backend. HALUT_ENOMEM, HALUT_ELIMIT. */
+  int (*load)(struct halut_backend *backend, const struct halut_lut *lut,
+              const struct halut_conv *conv, uint32_t *handle_out, struct halut_diag *diag);
   /* value: u8 [codebooks][HALUT_LEVELS][padded], the values the trees read, gathered by the caller;
    * acc: i32 [outputs][padded], where padded = halut_pad_rows(rows). Padded rows of `value` must be
    * readable, those of `acc` are undefined after. Both HALUT_ALIGN-aligned.
-   * HALUT_ETIMEOUT, HALUT_EDEVICE: acc undefined. Allocates nothing once the largest `rows` was seen. */
+   * HALUT_ETIMEOUT, HALUT_EDEVICE: acc undefined. Allocates nothing once the largest `rows` was
+   * seen. */
   int (*product)(struct halut_backend *backend, uint32_t handle, const uint8_t *value, size_t rows,
                  int32_t *acc, struct halut_stats *stats);
   /* Optional (NULL): `count` images of a convolution at once, from maps to requantised maps.
    * in: u8 [count][channels][height][width]; out: u8 [count][outputs][out_h / pool][out_w / pool];
-   * epilogue->other likewise, image by image. in, out and other may not overlap. Same integers as product
-   * followed by the plain operations. */
+   * epilogue->other likewise, image by image. in, out and other may not overlap. Same integers as
+   * product followed by the plain operations. */
   int (*conv)(struct halut_backend *backend, uint32_t handle, const uint8_t *in, uint32_t count,
               const struct halut_epilogue *epilogue, uint8_t *out, struct halut_stats *stats);
 };
 
-extern const struct halut_backend_ops halut_backend_cpu; /* options: cpu=ref|ssse3|avx2|… (a ceiling) */
+/* options: cpu=ref|ssse3|avx2|… (a ceiling) */
+extern const struct halut_backend_ops halut_backend_cpu;
 
 #endif

@@ -2,8 +2,8 @@
  *
  * Nothing here allocates, and everything may be called from any thread.
  *
- * Source of the method: Blalock & Guttag, "Multiplying Matrices Without Multiplying" (2021), sections
- * 4.1 (the hash tree: encode) and 4.3 (the tables: accumulate).
+ * Source of the method: Blalock & Guttag, "Multiplying Matrices Without Multiplying" (2021),
+ * sections 4.1 (the hash tree: encode) and 4.3 (the tables: accumulate).
  */
 #ifndef HALUT_HALUT_H
 #define HALUT_HALUT_H
@@ -38,14 +38,14 @@ enum halut_error {
 const char *halut_error_name(int error); /* "HALUT_EFORMAT"; never NULL */
 const char *halut_error_text(int error); /* "malformed file"; never NULL */
 
-/* Where and why: owned by the caller, written only when an error is returned. A NULL diag is allowed
- * wherever one is taken. */
+/* Where and why: owned by the caller, written only when an error is returned. A NULL diag is
+ * allowed wherever one is taken. */
 struct halut_diag {
   uint64_t offset; /* bytes into the file at fault, 0 where that means nothing */
   char text[192];
 };
 
-/* Fills `diag` (which may be NULL) and returns `error`: `return halut_fail(diag, HALUT_ESHAPE, 0, "…");` */
+/* Fills `diag` (which may be NULL) and returns `error`, so that a caller can return its result. */
 int halut_fail(struct halut_diag *diag, int error, uint64_t offset, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
@@ -82,7 +82,7 @@ struct halut_tensor {
   uint32_t dim[HALUT_RANK_MAX]; /* outermost first; unused ones are 1 */
 };
 
-/* One learned product: acc[outputs][rows] from the values that the trees read. All arrays are borrowed.
+/* One learned product: acc[outputs][rows] from the values that the trees read. Arrays are borrowed.
  *
  * Encode: start at node 1; at level l go right iff value[l] > threshold[c][node] (equal goes left);
  * node = 2 * node + right; the code is node - 16, level 0 being its most significant bit.
@@ -93,8 +93,8 @@ struct halut_lut {
   const int8_t *table;      /* [outputs][codebooks][HALUT_PROTOTYPES] */
 };
 
-/* Requantise: y = min(255, (clamp(acc + bias[m], 0, 65535) * scale[m]) >> 16). Batch norm, ReLU and the
- * rounding half are folded into bias and scale when the model is made. */
+/* Requantise: y = min(255, (clamp(acc + bias[m], 0, 65535) * scale[m]) >> 16). Batch norm, ReLU and
+ * the rounding half are folded into bias and scale when the model is made. */
 struct halut_requant {
   const int32_t *bias;   /* [outputs], in units of the sum */
   const uint16_t *scale; /* [outputs] */

@@ -1,10 +1,11 @@
 /* learn.h: Maddness learning of one product A * B, from samples of A.
  *
- * Deterministic: the same rows, options and seed give the same bytes on every machine. Uses LAPACK for one
- * Cholesky factorisation; threads only through it and through `threads`.
+ * Deterministic: the same rows, options and seed give the same bytes on every machine. Uses LAPACK
+ * for one Cholesky factorisation; threads only through it and through `threads`.
  *
- * Source: Blalock & Guttag 2021, sections 4.1 (tree), 4.2 (prototypes by ridge regression); here the
- * regression goes straight onto A * B, which gives the same tables without ever storing prototypes.
+ * Source: Blalock & Guttag 2021, sections 4.1 (tree), 4.2 (prototypes by ridge regression); here
+ * the regression goes straight onto A * B, which gives the same tables without ever storing
+ * prototypes.
  */
 #ifndef HALUT_LEARN_H
 #define HALUT_LEARN_H
@@ -15,20 +16,21 @@
 #include "../core/halut.h"
 
 struct halut_learn_options {
-  uint32_t codebooks;   /* 1..columns; contiguous ranges, the first (columns % codebooks) one wider */
+  uint32_t codebooks;   /* 1..columns; contiguous ranges, the first columns % codebooks are wider */
   double ridge;         /* lambda >= 0, in rows; the default 1 is the paper's */
   uint32_t candidates;  /* split columns tried at each level, 0 = all of the codebook's */
   size_t tree_rows;     /* rows the trees see, 0 = all; the regression sees all */
   uint64_t seed;        /* which rows, when tree_rows < rows */
   double heldout;       /* share of the rows kept for the report, 0..0.5 */
   uint32_t threads;     /* 0 = all processors */
-  int by_output;        /* non-zero: choose splits by the error of the output (B's metric), not of A */
+  int by_output;        /* non-zero: choose splits by the error of the output (B's), not of A */
   /* Optional. Called on the calling thread; a non-zero return cancels (HALUT_ECANCELED). */
   int (*progress)(void *self, const char *phase, size_t done, size_t total);
   void *self;
 };
 
-/* Owned arrays, shapes as in FORMAT.md. For u8 samples low is 0 and inverse 1: thresholds are whole. */
+/* Owned arrays, shapes as in FORMAT.md. For u8 samples low is 0 and inverse 1: thresholds are
+ * whole. */
 struct halut_learned {
   uint32_t columns, codebooks, outputs;
   uint32_t *split;     /* [codebooks][4] */
@@ -45,12 +47,13 @@ struct halut_learned {
   double variance;     /* of the exact product around its held-out column means, averaged */
 };
 
-/* One of a_f32 and a_u8 is given, [rows][columns]; b: [columns][outputs]; target: [rows][outputs] to regress
- * onto instead of A * B, or NULL. Errors: HALUT_EINVALID (an option, a non-finite value: diag says which), HALUT_ELIMIT,
- * HALUT_ENOMEM, HALUT_ECANCELED. */
-int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t columns, const float *b,
-             uint32_t outputs, const float *target, const struct halut_learn_options *options,
-             struct halut_learned *out, struct halut_diag *diag) __attribute__((warn_unused_result));
+/* One of a_f32 and a_u8 is given, [rows][columns]; b: [columns][outputs]; target: [rows][outputs]
+ * to regress onto instead of A * B, or NULL. Errors: HALUT_EINVALID (an option, a non-finite value:
+ * diag says which), HALUT_ELIMIT, HALUT_ENOMEM, HALUT_ECANCELED. */
+int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t columns,
+                const float *b, uint32_t outputs, const float *target,
+                const struct halut_learn_options *options, struct halut_learned *out,
+                struct halut_diag *diag) __attribute__((warn_unused_result));
 void halut_learned_free(struct halut_learned *learned);
 
 #endif

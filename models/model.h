@@ -1,7 +1,8 @@
 /* model.h: a model file, opened, checked and ready to share.
  *
- * A halut_model is immutable once open: any number of sessions and threads may read it. It keeps the file
- * mapped; its tensors point into the mapping. FORMAT.md is the specification of what is accepted.
+ * A halut_model is immutable once open: any number of sessions and threads may read it. It keeps
+ * the file mapped; its tensors point into the mapping. FORMAT.md is the specification of what is
+ * accepted.
  */
 #ifndef HALUT_MODEL_H
 #define HALUT_MODEL_H
@@ -40,7 +41,7 @@ struct halut_node {
   struct halut_conv conv;              /* CONV, HALUT; MAXPOOL and AVGPOOL use kernel and stride */
   struct halut_lut lut;                /* HALUT */
   struct halut_requant requant;        /* CONV, HALUT */
-  const int8_t *weight;                /* CONV [outputs][channels][ky][kx], LINEAR [outputs][inputs] */
+  const int8_t *weight;                /* CONV [outputs][channels][y][x], LINEAR [outputs][inputs] */
   const int32_t *bias;                 /* LINEAR [outputs] */
   uint8_t zero;                        /* ADD */
 };
@@ -62,8 +63,8 @@ struct halut_model_info {
   const struct halut_node *nodes;
 
   /* A product: f32 [n][columns] in, f32 [n][outputs] out.
-   * value = clamp(rint((x[split] - low) * inverse), 0, 255), NaN being 0; y = acc * scale + bias, each step
-   * rounded to float. */
+   * value = clamp(rint((x[split] - low) * inverse), 0, 255), NaN being 0; y = acc * scale + bias,
+   * each step rounded to float. */
   uint32_t columns, outputs;
   struct halut_lut lut;
   const uint32_t *split;               /* [codebooks][HALUT_LEVELS] column read */
@@ -74,13 +75,15 @@ struct halut_model_info {
 
 struct halut_model;
 
-/* Errors: HALUT_EIO, HALUT_EFORMAT, HALUT_EVERSION, HALUT_ECHECKSUM, HALUT_ELIMIT, HALUT_ESHAPE, HALUT_ENOMEM; diag says
- * which rule of FORMAT.md was broken, by what, and where. */
+/* Errors: HALUT_EIO, HALUT_EFORMAT, HALUT_EVERSION, HALUT_ECHECKSUM, HALUT_ELIMIT, HALUT_ESHAPE,
+ * HALUT_ENOMEM; diag says which rule of FORMAT.md was broken, by what, and where. */
 int halut_model_open(const char *path, struct halut_model **out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 const struct halut_model_info *halut_model_info(const struct halut_model *model);
-/* Golden example stored in the file; sets *in and *out to views into it. HALUT_ENOTFOUND if there is none. */
-int halut_model_golden(const struct halut_model *model, struct halut_tensor *in, struct halut_tensor *out);
+/* Golden example stored in the file; sets *in and *out to views into it. HALUT_ENOTFOUND if there
+ * is none. */
+int halut_model_golden(const struct halut_model *model, struct halut_tensor *in,
+                       struct halut_tensor *out);
 void halut_model_close(struct halut_model *model); /* after every session on it; NULL is fine */
 
 #endif

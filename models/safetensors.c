@@ -27,11 +27,11 @@ struct halut_safetensors {
   void *copies; /* of the tensors that are not aligned in the file */
 };
 
-#define DTYPE_MAP(XX) XX(I8, 1) XX(U8, 1) XX(I32, 4) XX(F32, 4) XX(U16, 2) XX(U32, 4)
+#define DTYPE_MAP(XX) XX(I8) XX(U8) XX(I32) XX(F32) XX(U16) XX(U32)
 
 const char *halut_dtype_name(enum halut_dtype dtype) {
   switch (dtype) {
-#define XX(name, bytes)                                                                            \
+#define XX(name)                                                                                   \
   case HALUT_##name:                                                                               \
     return #name;
     DTYPE_MAP(XX)
@@ -41,7 +41,7 @@ const char *halut_dtype_name(enum halut_dtype dtype) {
 }
 
 enum halut_dtype halut_dtype_parse(const char *name) {
-#define XX(known, bytes)                                                                           \
+#define XX(known)                                                                                  \
   if (strcmp(name, #known) == 0)                                                                   \
     return HALUT_##known;
   DTYPE_MAP(XX)
@@ -49,19 +49,8 @@ enum halut_dtype halut_dtype_parse(const char *name) {
   return (enum halut_dtype)0;
 }
 
-static size_t dtype_bytes(enum halut_dtype dtype) {
-  switch (dtype) {
-#define XX(name, bytes)                                                                            \
-  case HALUT_##name:                                                                               \
-    return bytes;
-    DTYPE_MAP(XX)
-#undef XX
-  }
-  return 0;
-}
-
 bool halut_tensor_bytes(const struct halut_tensor *tensor, size_t *bytes_out) {
-  size_t bytes = dtype_bytes(tensor->dtype);
+  size_t bytes = halut_dtype_bytes(tensor->dtype);
   for (uint32_t i = 0; i < tensor->rank; i++)
     if (__builtin_mul_overflow(bytes, (size_t)tensor->dim[i], &bytes))
       return false;

@@ -1,0 +1,316 @@
+#include "cli.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WORD_MAX = 48, HELP_COLUMN = 26, DRAW_NS = 100000000 };
+
+int halut_cli_error(const struct halut_command *command, int code, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  fprintf(stderr, "halut %s: ", command->name);
+  vfprintf(stderr, format, args);
+  fputc('\n', stderr);
+  va_end(args);
+  return code;
+}
+
+int halut_cli_fail(const struct halut_command *command, const char *subject, int error,
+                   const struct halut_diag *diag) {
+  fprintf(stderr, "halut %s: ", command->name);
+  if (subject)
+    fprintf(stderr, "%s: ", subject);
+  fputs(halut_error_text(error), stderr);
+  if (diag && diag->text[0])
+    fprintf(stderr, ": %s", diag->text);
+  if (diag && diag->offset)
+    fprintf(stderr, " (byte %llu)", (unsigned long long)diag->offset);
+  fputc('\n', stderr);
+  return HALUT_EXIT_FAILURE;
+}
+
+int halut_cli_finish(const struct halut_command *command) {
+  if (fflush(stdout) != 0 || ferror(stdout))
+    return halut_cli_error(command, HALUT_EXIT_FAILURE, "cannot write the output: %s",
+                           strerror(errno));
+  return HALUT_EXIT_OK;
+}
+
+int halut_cli_json(const struct halut_command *command, json_t *object) {
+  if (!object)
+    return halut_cli_error(command, HALUT_EXIT_FAILURE, "no memory for the result");
+  int failed = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+  json_decref(object);
+  if (failed)
+    return halut_cli_error(command, HALUT_EXIT_FAILURE, "cannot write the output");
+  putchar('\n');
+  return halut_cli_finish(command);
+}
+
+/* Edit distance where a swap of neighbours counts one; both words shorter than WORD_MAX. */
+static size_t word_distance(const char *a, const char *b) {
+  size_t rows[3][WORD_MAX + 1], a_length = strlen(a), b_length = strlen(b);
+  for (size_t j = 0; j <= b_length; j++)
+    rows[0][j] = j;
+  for (size_t i = 1; i <= a_length; i++) {
+    size_t *now = rows[i % 3];
+    const size_t *last = rows[(i + 2) % 3], *before = rows[(i + 1) % 3];
+    now[0] = i;
+    for (size_t j = 1; j <= b_length; j++) {
+      size_t best = last[j - 1] + (a[i - 1] != b[j - 1]);
+      if (last[j] + 1 < best)
+        best = last[j] + 1;
+      if (now[j - 1] + 1 < best)
+        best = now[j - 1] + 1;
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+          before[j - 2] + 1 < best)
+        best = before[j - 2] + 1;
+      now[j] = best;
+    }
+  }
+  return rows[a_length % 3][b_length];
+}
+
+const char *halut_cli_nearest(const char *word, const char *const *words) {
+  size_t length = strlen(word), limit = 1 + length / 4;
+  const char *nearest = NULL;
+  if (length >= WORD_MAX)
+    return NULL;
+  for (size_t i = 0; words[i]; i++) {
+    if (strlen(words[i]) >= WORD_MAX)
+      continue;
+    size_t distance = word_distance(word, words[i]);
+    if (distance <= limit) {
+      nearest = words[i];
+      if (distance == 0)
+        break;
+      limit = distance - 1;
+    }
+  }
+  return nearest;
+}
+
+void halut_cli_help(const struct halut_command *command, FILE *to) {
+  fprintf(to, "Usage: halut %s [OPTION]... %s\n%s.\n", command->name, command->operands,
+          command->summary);
+  if (command->details)
+    fprintf(to, "\n%s\n", command->details);
+  fputs("\nOptions:\n", to);
+  for (const struct halut_option *option = command->options; option->name; option++) {
+    char left[64];
+    snprintf(left, sizeof(left), "%c%c%s--%s%s%s", option->letter ? '-' : ' ',
+             option->letter ? option->letter : ' ', option->letter ? ", " : "  ", option->name,
+             option->argument ? " " : "", option->argument ? option->argument : "");
+    fprintf(to, "  %-*s %s\n", HELP_COLUMN, left, option->help);
+  }
+  fprintf(to, "  %-*s %s\n", HELP_COLUMN, "-h, --help", "show this help");
+}
+
+static int option_unknown(const struct halut_command *command, const char *word, size_t length) {
+  const char *names[WORD_MAX];
+  char name[WORD_MAX];
+  size_t count = 0;
+  for (; command->options[count].name && count < WORD_MAX - 2; count++)
+    names[count] = command->options[count].name;
+  names[count] = "help";
+  names[count + 1] = NULL;
+  if (length < sizeof(name)) {
+    memcpy(name, word, length);
+    name[length] = '\0';
+    const char *nearest = halut_cli_nearest(name, names);
+    if (nearest)
+      return halut_cli_error(command, HALUT_EXIT_USAGE, "unknown option --%s; did you mean --%s?",
+                             name, nearest);
+  }
+  return halut_cli_error(command, HALUT_EXIT_USAGE, "unknown option --%.*s; see halut %s --help",
+                         (int)(length > WORD_MAX ? WORD_MAX : length), word, command->name);
+}
+
+static const struct halut_option *option_find(const struct halut_command *command, const char *name,
+                                              size_t length) {
+  for (const struct halut_option *option = command->options; option->name; option++)
+    if (strlen(option->name) == length && memcmp(option->name, name, length) == 0)
+      return option;
+  return NULL;
+}
+
+/* Stores the argument of `option` (NULL for a flag); 0, or an exit code after an error was printed.
+ */
+static int option_store(const struct halut_command *command, const struct halut_option *option,
+                        const char *text, void *args) {
+  char *target = (char *)args + option->target, *end = NULL;
+  errno = 0;
+  if (option->kind == HALUT_OPTION_FLAG) {
+    *(bool *)target = true;
+  } else if (option->kind == HALUT_OPTION_TEXT) {
+    *(const char **)(void *)target = text;
+  } else if (option->kind == HALUT_OPTION_COUNT) {
+    uint64_t number = 0;
+    if (text[0] >= '0' && text[0] <= '9')
+      number = strtoull(text, &end, 10);
+    if (!end || *end || errno || (double)number < option->min || (double)number > option->max)
+      return halut_cli_error(command, HALUT_EXIT_USAGE,
+                             "--%s takes a whole number from %.0f to %.0f, not \"%s\"",
+                             option->name, option->min, option->max, text);
+    *(uint64_t *)(void *)target = number;
+  } else {
+    double number = strtod(text, &end);
+    if (end == text || *end || !(number >= option->min && number <= option->max))
+      return halut_cli_error(command, HALUT_EXIT_USAGE,
+                             "--%s takes a number from %g to %g, not \"%s\"", option->name,
+                             option->min, option->max, text);
+    *(double *)(void *)target = number;
+  }
+  return 0;
+}
+
+/* "--name", "--name=value" or "--name value" at argv[*at]; moves *at past what it took. */
+static int option_long(const struct halut_command *command, int argc, char **argv, int *at,
+                       void *args) {
+  const char *word = argv[*at] + 2, *equals = strchr(word, '=');
+  size_t length = equals ? (size_t)(equals - word) : strlen(word);
+  const struct halut_option *option = option_find(command, word, length);
+  if (!option)
+    return option_unknown(command, word, length);
+  const char *text = equals ? equals + 1 : NULL;
+  if (!option->argument && text)
+    return halut_cli_error(command, HALUT_EXIT_USAGE, "--%s takes no argument", option->name);
+  if (option->argument && !text) {
+    if (*at + 1 >= argc)
+      return halut_cli_error(command, HALUT_EXIT_USAGE, "--%s needs %s", option->name,
+                             option->argument);
+    text = argv[++*at];
+  }
+  ++*at;
+  return option_store(command, option, text, args);
+}
+
+/* "-j", "-t4", "-t 4" or "-jt4" at argv[*at]. */
+static int option_short(const struct halut_command *command, int argc, char **argv, int *at,
+                        void *args) {
+  const char *word = argv[(*at)++] + 1;
+  for (; *word; word++) {
+    const struct halut_option *option = command->options;
+    while (option->name && option->letter != *word)
+      option++;
+    if (!option->name)
+      return halut_cli_error(command, HALUT_EXIT_USAGE, "unknown option -%c; see halut %s --help",
+                             *word, command->name);
+    if (option->argument) {
+      const char *text = word[1] ? word + 1 : *at < argc ? argv[(*at)++] : NULL;
+      if (!text)
+        return halut_cli_error(command, HALUT_EXIT_USAGE, "-%c needs %s", *word, option->argument);
+      return option_store(command, option, text, args);
+    }
+    int failed = option_store(command, option, NULL, args);
+    if (failed)
+      return failed;
+  }
+  return 0;
+}
+
+bool halut_cli_parse(const struct halut_command *command, int argc, char **argv, void *args,
+                     int *count_out, int *exit_out) {
+  int count = 0;
+  bool options = true;
+  for (int at = 1; at < argc;) {
+    const char *word = argv[at];
+    if (!options || word[0] != '-' || word[1] == '\0') {
+      argv[count++] = argv[at++];
+      continue;
+    }
+    if (strcmp(word, "--") == 0) {
+      options = false;
+      at++;
+      continue;
+    }
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+      halut_cli_help(command, stdout);
+      *exit_out = halut_cli_finish(command);
+      return false;
+    }
+    *exit_out = word[1] == '-' ? option_long(command, argc, argv, &at, args)
+                               : option_short(command, argc, argv, &at, args);
+    if (*exit_out)
+      return false;
+  }
+  if (count < command->operands_min ||
+      (command->operands_max >= 0 && count > command->operands_max)) {
+    *exit_out =
+        halut_cli_error(command, HALUT_EXIT_USAGE, "%s operand; usage: halut %s [OPTION]... %s",
+                        count < command->operands_min ? "missing" : "one too many", command->name,
+                        command->operands);
+    return false;
+  }
+  *count_out = count;
+  return true;
+}
+
+uint64_t halut_cli_now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+double halut_cli_cpu_seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+uint32_t halut_cli_processors(void) {
+  cpu_set_t set;
+  int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  return count > 0 ? (uint32_t)count : 1;
+}
+
+bool halut_cli_colour(FILE *to) {
+  const char *none = getenv("NO_COLOR"), *term = getenv("TERM");
+  return isatty(fileno(to)) && !(none && none[0]) && term && strcmp(term, "dumb") != 0;
+}
+
+void halut_progress_begin(struct halut_progress *progress, const char *label, const char *unit,
+                          uint64_t total) {
+  *progress = (struct halut_progress){.label = label,
+                                      .unit = unit,
+                                      .total = total,
+                                      .began_ns = halut_cli_now_ns(),
+                                      .active = isatty(STDERR_FILENO) != 0};
+}
+
+void halut_progress_show(struct halut_progress *progress, uint64_t done) {
+  if (!progress->active)
+    return;
+  uint64_t now = halut_cli_now_ns();
+  if (now - progress->drawn_ns < DRAW_NS && done != progress->total)
+    return;
+  progress->drawn_ns = now;
+  double seconds = (double)(now - progress->began_ns) * 1e-9;
+  double rate = seconds > 0 ? (double)done / seconds : 0;
+  if (progress->total == 0) {
+    fprintf(stderr, "\r%s %llu %s, %.0f/s\033[K", progress->label, (unsigned long long)done,
+            progress->unit, rate);
+    return;
+  }
+  char bar[31];
+  size_t filled = (size_t)((double)done / (double)progress->total * (sizeof(bar) - 1));
+  for (size_t i = 0; i < sizeof(bar) - 1; i++)
+    bar[i] = i < filled ? '#' : '.';
+  bar[sizeof(bar) - 1] = '\0';
+  double left = rate > 0 ? (double)(progress->total - done) / rate : 0;
+  fprintf(stderr, "\r%s [%s] %3.0f%% %llu/%llu %s, %.0f/s, %.0f s left\033[K", progress->label, bar,
+          100.0 * (double)done / (double)progress->total, (unsigned long long)done,
+          (unsigned long long)progress->total, progress->unit, rate, left);
+}
+
+void halut_progress_end(struct halut_progress *progress) {
+  if (progress->active)
+    fputs("\r\033[K", stderr);
+  progress->active = false;
+}

@@ -41,7 +41,7 @@ struct halut_node {
   struct halut_conv conv;              /* CONV, HALUT; MAXPOOL and AVGPOOL use kernel and stride */
   struct halut_lut lut;                /* HALUT */
   struct halut_requant requant;        /* CONV, HALUT */
-  const int8_t *weight;                /* CONV [outputs][channels][y][x], LINEAR [outputs][inputs] */
+  const int8_t *weight;               /* CONV [outputs][channels][y][x], LINEAR [outputs][inputs] */
   const int32_t *bias;                 /* LINEAR [outputs] */
   uint8_t zero;                        /* ADD */
 };

@@ -1,0 +1,174 @@
+"""Replaces the convolutions of a trained network by Halut layers, in closed form.
+
+    python3 -m train.convert --teacher teacher.pt --data cifar-10-batches-bin --halut halut --out start.pt
+
+Layer by layer, on the activations of the network converted so far: `halut learn` (our C learner) chooses
+the trees by the error of the layer's output and solves the tables by ridge regression onto the dense
+layer's products; then the batch-norm statistics are measured again.
+"""
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from . import safetensors
+from .data import Batches, load, normalise
+from .layers import HalutConv2d, HalutLinear
+from .net import LAYERS, ResNet9
+from .run import accuracy, recalibrate, save
+
+ROWS_PER_PROTOTYPE = 20  # fewer rows a one-hot column and the regression fits noise
+ROWS_MIN = 20000
+
+
+def halut_like(layer, codebooks=None):
+    """An untrained Halut layer of the shape of a dense one."""
+    if isinstance(layer, nn.Linear):
+        return HalutLinear(layer.in_features, layer.out_features, layer.bias is not None, codebooks)
+    if layer.dilation not in (1, (1, 1)) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        raise ValueError(f"{layer}: only zero padding given as numbers, and no dilation")
+    for value in (layer.stride, layer.padding):
+        if value[0] != value[1]:
+            raise ValueError(f"{layer}: stride and padding must be alike in both directions")
+    return HalutConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                       layer.groups, layer.bias is not None, codebooks)
+
+
+def dense_matrix(layer):
+    """The layer's weights as B, [columns][outputs] over the columns of all groups."""
+    weight = layer.weight.detach()
+    if isinstance(layer, nn.Linear):
+        return weight.t()
+    if layer.groups == 1:
+        return weight.reshape(weight.shape[0], -1).t()
+    full = torch.zeros(layer.in_channels * weight[0, 0].numel(), weight.shape[0])
+    size, each = weight[0].numel(), weight.shape[0] // layer.groups
+    for i in range(layer.groups):
+        part = weight[i * each:(i + 1) * each].reshape(each, -1)
+        full[i * size:(i + 1) * size, i * each:(i + 1) * each] = part.t()
+    return full
+
+
+@torch.no_grad()
+def sample_rows(model, layer, images, rows, seed):
+    """`rows` im2col rows of the layer's input at random positions, evenly over the images."""
+    seen = {}
+    hook = layer.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
+    generator = torch.Generator().manual_seed(seed)
+    parts, left = [], rows
+    size = 100
+    model.eval()
+    for start in range(0, len(images), size):
+        model(normalise(images[start:start + size]))
+        x = seen["x"].float()
+        if isinstance(layer, nn.Linear):
+            columns = x.reshape(-1, x.shape[-1])
+        else:
+            columns = F.unfold(x.contiguous(), layer.kernel_size, padding=layer.padding, stride=layer.stride)
+            columns = columns.transpose(1, 2).reshape(-1, columns.shape[1])
+        batches_left = (len(images) - start + size - 1) // size
+        count = min(len(columns), -(-left // batches_left))
+        parts.append(columns[torch.randperm(len(columns), generator=generator)[:count]].clone())
+        left -= count
+    hook.remove()
+    return torch.cat(parts)
+
+
+def learn(layer, dense, rows, program, tree_rows=12000, ridge=1.0):
+    """Fills a Halut layer by `halut learn` on im2col rows of its input. Returns the learner's report."""
+    with tempfile.TemporaryDirectory() as folder:
+        a, b, out = (os.path.join(folder, name) for name in ("a.npy", "b.npy", "out.safetensors"))
+        np.save(a, rows.numpy().astype(np.float32))
+        np.save(b, np.ascontiguousarray(dense_matrix(dense).numpy().astype(np.float32)))
+        done = subprocess.run([program, "learn", "--a", a, "--b", b, "-C", str(layer.codebooks), "-o", out,
+                               "--by-output", "--tree-rows", str(min(tree_rows, len(rows))),
+                               "--ridge", str(ridge), "--heldout", "0.05", "--json"],
+                              check=True, stdout=subprocess.PIPE, text=True)
+        tensors, _ = safetensors.read(out)
+    fill(layer, tensors)
+    if dense.bias is not None:
+        layer.bias.data.add_(dense.bias.detach())
+    return json.loads(done.stdout)
+
+
+@torch.no_grad()
+def fill(layer, tensors):
+    """Takes over the trees and tables of a product file, in floating point."""
+    split = torch.from_numpy(tensors["split"].astype(np.int32))
+    step = 1.0 / torch.from_numpy(tensors["inverse"].copy())
+    low = torch.from_numpy(tensors["low"].copy())
+    quantised = torch.from_numpy(tensors["threshold"].astype(np.float32))
+    threshold = torch.zeros_like(quantised)
+    for node in range(1, 16):
+        level = node.bit_length() - 1
+        # value > t holds from the first quantised value above t on, which begins half a step up.
+        threshold[:, node] = low[:, level] + (quantised[:, node] + 0.5) * step[:, level]
+    scale = torch.from_numpy(tensors["scale"].copy())
+    rows = torch.from_numpy(tensors["table"].astype(np.float32)) * scale.view(-1, 1, 1)
+    rows = rows.permute(1, 2, 0)
+    constant = torch.from_numpy(tensors["bias"].copy())
+    if layer.bias is not None:
+        layer.bias.copy_(constant)
+    else:  # every codebook adds exactly one row, so a constant may live in any of them
+        rows = rows + constant / layer.codebooks
+    layer.split.copy_(split)
+    layer.threshold.copy_(threshold)
+    layer.set_rows(rows)
+
+
+def replace(model, name, layer):
+    parent = model.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], layer)
+
+
+def convert(model, images, names=None, program="halut", codebooks=None, batches=None, report=print):
+    """Converts the named Conv2d and Linear layers of `model` in place, in the order given.
+
+    images: uint8 [n][C][H][W] training images; names: default every Conv2d but the first; codebooks: name ->
+    number, default one an input channel; batches: augmented batches for the batch-norm statistics."""
+    convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    for number, name in enumerate(names or convolutions[1:]):
+        dense = model.get_submodule(name)
+        layer = halut_like(dense, (codebooks or {}).get(name))
+        rows = max(ROWS_MIN, ROWS_PER_PROTOTYPE * 16 * layer.codebooks)
+        result = learn(layer, dense, sample_rows(model, dense, images, rows, seed=number), program)
+        replace(model, name, layer)
+        if batches is not None:
+            recalibrate(model, batches, 8)
+        report(name, result)
+    return model
+
+
+def main():
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--teacher", required=True)
+    cli.add_argument("--data", required=True)
+    cli.add_argument("--out", required=True)
+    cli.add_argument("--halut", default="halut", help="the program built by `make`")
+    cli.add_argument("--images", type=int, default=6000)
+    cli.add_argument("--threads", type=int, default=2)
+    args = cli.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = ResNet9().to(memory_format=torch.channels_last)
+    model.load_state_dict(torch.load(args.teacher)["average"])
+    train, validation = load(args.data, "train"), load(args.data, "validation")
+    print(f"dense: validation {accuracy(model, *validation):.2f}")
+
+    def report(name, result):
+        error = result.get("nmse")
+        print(f"{name}: nmse {error}, validation {accuracy(model, *validation):.2f}", flush=True)
+
+    convert(model, train[0][:args.images], [f"{name}.conv" for name in LAYERS], args.halut,
+            batches=Batches(*train, 250, seed=1), report=report)
+    save(args.out, {"model": model.state_dict()})
+
+
+if __name__ == "__main__":
+    main()

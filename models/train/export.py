@@ -1,0 +1,399 @@
+"""Writes a network of Halut, convolution, batch-norm, ReLU, pooling, addition and linear layers as a model file.
+
+    python3 -m train.export --start halut.pt --data cifar-10-batches-bin --out resnet9-cifar10.safetensors
+
+The network is traced, its maps are given u8 grids (one step a channel, one zero point a map) from the values seen
+on calibration images, batch norm and biases are folded into the requantisation, and what comes out is the
+integer program of ../FORMAT.md.
+"""
+import argparse
+import json
+import operator
+
+import numpy as np
+import torch
+import torch.fx
+import torch.nn as nn
+import torch.nn.functional as F
+
+from . import safetensors
+from .data import CLASSES, SCALE, ZERO, load, normalise
+from .finetune import halut_resnet9
+from .layers import HalutConv2d, HalutLinear
+
+PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
+GAIN_MIN = 258 / 65536  # of a requantisation: less, and a sum of 65535 would not reach 255
+
+
+class Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, module, name):
+        return isinstance(module, HalutConv2d) or super().is_leaf_module(module, name)
+
+
+class Map:
+    """A u8 map of the integer network: value = step[channel] * (integer - zero)."""
+
+    def __init__(self, name, shape, low, high):
+        self.name, self.shape = name, shape
+        self.low, self.high = low, high  # per channel, as calibrated
+        self.group = self                # maps that must share one grid point at one of them
+        self.floor = np.zeros(shape[0])  # least step that keeps every requantisation scale under 1
+        self.zero = 0
+        self.step = None
+
+    def root(self):
+        while self.group is not self:
+            self = self.group
+        return self
+
+
+def join(a, b):
+    a, b = a.root(), b.root()
+    if a is not b:
+        a.floor = np.maximum(a.floor, b.floor)
+        b.group = a
+
+
+def is_call(node, modules, functions=(), methods=()):
+    return (node.op == "call_module" and isinstance(node.module, modules) or
+            node.op == "call_function" and node.target in functions or
+            node.op == "call_method" and node.target in methods)
+
+
+RELU = ((nn.ReLU,), (F.relu, torch.relu), ("relu", "relu_"))
+ADD = ((), (operator.add, operator.iadd, torch.add), ("add", "add_"))
+MAX_POOL = ((nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d))
+MAX_GLOBAL = ((nn.AdaptiveMaxPool2d,), (F.adaptive_max_pool2d,))
+MEAN_POOL = ((nn.AvgPool2d,), (F.avg_pool2d,))
+MEAN_GLOBAL = ((nn.AdaptiveAvgPool2d,), (F.adaptive_avg_pool2d,))
+FLATTEN = ((nn.Flatten,), (torch.flatten,), ("flatten", "view", "reshape"))
+SAME = ((nn.Identity, nn.Dropout), (F.dropout,), ("contiguous",))
+
+
+class Calibration(torch.fx.Interpreter):
+    """Runs the traced network and keeps, for every 4-D value, per-channel bounds."""
+
+    def __init__(self, traced):
+        super().__init__(traced)
+        self.bounds = {}
+
+    def run_node(self, node):
+        value = super().run_node(node)
+        if isinstance(value, torch.Tensor) and value.dim() == 4:
+            flat = value.detach().float().transpose(0, 1).reshape(value.shape[1], -1)
+            tail = (100 - PERCENTILE) / 100
+            low = torch.quantile(flat[:, :1 << 16], tail, dim=1).numpy()
+            high = torch.quantile(flat[:, :1 << 16], 1 - tail, dim=1).numpy()
+            shape, old_low, old_high = self.bounds.get(node.name, (None, low, high))
+            self.bounds[node.name] = (tuple(value.shape[1:]), np.minimum(low, old_low), np.maximum(high, old_high))
+        return value
+
+
+class Exporter:
+    def __init__(self, model, images, input_zero, input_scale):
+        self.model = model.eval()
+        graph = Tracer().trace(model)
+        traced = torch.fx.GraphModule(model, graph)
+        self.nodes = list(graph.nodes)
+        for node in self.nodes:
+            node.module = model.get_submodule(node.target) if node.op == "call_module" else None
+        calibration = Calibration(traced)
+        with torch.no_grad():
+            for x in images:
+                calibration.run(x)
+        self.bounds = calibration.bounds
+        self.input_zero, self.input_scale = input_zero, input_scale
+        self.maps, self.steps, self.logit_scale = {}, [], 1.0  # fx node -> Map; what to emit
+        self.used = set()
+
+    # First pass: which integer operation each group of fx nodes becomes.
+
+    def follow(self, node):
+        """The only user of `node`, or None."""
+        users = list(node.users)
+        return users[0] if len(users) == 1 else None
+
+    def new_map(self, node, name):
+        shape, low, high = self.bounds[node.name]
+        made = Map(self.unique(name), shape, low, high)
+        self.maps[node] = made
+        return made
+
+    def unique(self, name):
+        name = name.replace(".", "_").strip("_") or "node"
+        candidate, count = name, 2
+        while candidate in self.used or candidate == "input":
+            candidate, count = f"{name}_{count}", count + 1
+        self.used.add(candidate)
+        return candidate
+
+    def plan(self):
+        for node in self.nodes:
+            if node in self.maps or node.op == "output":
+                continue
+            if node.op == "placeholder":
+                shape, low, high = self.bounds[node.name]
+                self.maps[node] = Map("input", shape, low, high)
+            elif is_call(node, (nn.Linear,)) and not isinstance(node.module, HalutLinear):
+                self.plan_linear(node)
+            elif is_call(node, (nn.Conv2d, HalutConv2d)):
+                self.plan_convolution(node)
+            elif is_call(node, *ADD):
+                self.plan_add(node)
+            elif is_call(node, *RELU):
+                if self.maps[node.args[0]].low.min() < 0:
+                    raise ValueError(f"{node.name}: ReLU of a value that is used before it as well")
+                self.maps[node] = self.maps[node.args[0]]
+            elif is_call(node, *MAX_POOL) or is_call(node, *MAX_GLOBAL):
+                self.plan_pool(node, "maxpool", is_call(node, *MAX_GLOBAL))
+            elif is_call(node, *MEAN_POOL) or is_call(node, *MEAN_GLOBAL) or is_call(node, (), (), ("mean",)):
+                self.plan_pool(node, "avgpool", not is_call(node, *MEAN_POOL))
+            elif is_call(node, *FLATTEN) or is_call(node, *SAME):
+                self.maps[node] = self.maps[node.args[0]]
+            else:
+                raise ValueError(f"{node.name}: {node.op} {node.target} has no integer form")
+
+    def absorb(self, node, functions):
+        """The next node if it is one of `functions` and nobody else reads this one."""
+        after = self.follow(node)
+        return after if after is not None and is_call(after, *functions) else None
+
+    def plan_convolution(self, node):
+        last, norm = node, None
+        after = self.absorb(last, ((nn.BatchNorm2d,),))
+        if after is not None:
+            last, norm = after, after.module
+        relu = self.absorb(last, RELU)
+        if relu is not None:
+            last = relu
+        source = self.maps[node.args[0]]
+        made = self.new_map(last, node.name)
+        if relu is not None:
+            made.low = np.maximum(made.low, 0)
+        for inner in {node, after} - {None}:
+            self.maps.setdefault(inner, made)
+        self.steps.append(("convolution", node.module, norm, source, made))
+
+    def plan_add(self, node):
+        a, b = (self.maps[n] for n in node.args[:2])
+        relu = self.absorb(node, RELU)
+        made = self.new_map(relu if relu is not None else node, node.name)
+        self.maps.setdefault(node, made)
+        join(a, made)
+        join(b, made)
+        self.steps.append(("add", a, b, relu is not None, made))
+
+    def plan_pool(self, node, op, everything):
+        source = self.maps[node.args[0]]
+        if everything:
+            kernel = stride = list(source.shape[1:])
+        else:
+            settings = dict(zip(("kernel_size", "stride", "padding"), node.args[1:]), **node.kwargs)
+            if node.module is not None:
+                settings = vars(node.module)
+            kernel = pair(settings["kernel_size"])
+            stride = pair(settings.get("stride") or settings["kernel_size"])
+            if pair(settings.get("padding") or 0) != [0, 0]:
+                raise ValueError(f"{node.name}: padded pooling has no integer form")
+        if node.name in self.bounds:
+            made = self.new_map(node, node.name)
+        else:  # mean over both axes leaves a matrix
+            made = self.maps[node] = Map(self.unique(node.name), (source.shape[0], 1, 1), source.low, source.high)
+        join(source, made)
+        self.steps.append(("pool", op, kernel, stride, source, made))
+
+    def plan_linear(self, node):
+        after = self.follow(node)
+        if after is not None and is_call(after, (), (operator.mul,)):
+            self.logit_scale = float(next(a for a in after.args if not isinstance(a, torch.fx.Node)))
+            self.maps[after] = None
+        self.maps[node] = None
+        self.steps.append(("linear", node.module, self.maps[node.args[0]]))
+
+    # Second pass: grids.
+
+    def choose_grids(self):
+        for step in self.steps:
+            if step[0] == "convolution":
+                self.bound_step(*step[1:])
+        members = {}
+        for made in {id(m): m for m in self.maps.values() if m is not None}.values():
+            members.setdefault(id(made.root()), []).append(made)
+        for maps in members.values():
+            floor = np.maximum.reduce([m.root().floor for m in maps])
+            span = np.maximum.reduce([np.maximum(m.high, 0) - np.minimum(m.low, 0) for m in maps])
+            step = np.maximum(np.maximum(span / 255, floor), 1e-8)
+            for m in maps:
+                m.step = step
+                m.zero = int(min(255, np.ceil(np.max(-np.minimum(m.low, 0) / step))))
+        source = self.maps[self.nodes[0]]
+        source.step, source.zero = np.full(source.shape[0], 1 / self.input_scale), 0
+
+    def bound_step(self, layer, norm, source, made):
+        """A requantisation scale must stay under 1: the output step may not be finer than the sums."""
+        if isinstance(layer, HalutConv2d):
+            gain = np.abs(fold(layer, norm)[0]) * halut_table(layer)[1]
+            made.root().floor = np.maximum(made.root().floor, gain * 1.001)
+
+    # Third pass: tensors and graph.
+
+    def emit(self):
+        self.plan()
+        self.choose_grids()
+        self.tensors, self.graph = {}, []
+        for kind, *rest in self.steps:
+            getattr(self, "emit_" + kind)(*rest)
+        return self.tensors, self.graph
+
+    def emit_convolution(self, layer, norm, source, made):
+        if source.name != "input" and source.zero:
+            raise ValueError(f"{made.name}: reads a map that may be negative; a padded value would not be zero")
+        node = {"op": "conv", "name": made.name, "in": [source.name], "kernel": pair(layer.kernel_size),
+                "stride": pair(layer.stride), "pad": pair(layer.padding)}
+        factor, offset = fold(layer, norm)
+        least = GAIN_MIN * made.step / np.maximum(np.abs(factor), 1e-12)
+        if isinstance(layer, HalutConv2d):
+            node["op"] = "halut"
+            table, scale, constant = halut_table(layer, least)
+            self.add_halut(made.name, layer, source, table)
+        else:
+            weight = spread(layer) * source.step.reshape(1, -1, 1, 1)
+            scale = np.maximum(np.abs(weight).max((1, 2, 3)) / 127, least)
+            table = np.rint(weight / scale.reshape(-1, 1, 1, 1)).astype(np.int8)
+            constant = np.zeros(len(scale))
+            if source.name == "input":
+                zero = np.asarray(self.input_zero, np.float64).reshape(1, -1, 1, 1)
+                constant = -scale * (table * zero).sum((1, 2, 3))
+            self.tensors[f"{made.name}.weight"] = table
+        gain = np.where(factor < 0, -1, 1) * np.maximum(np.abs(factor), 1e-12) * scale / made.step
+        target = (factor * constant + offset) / made.step + made.zero
+        flip = gain < 0
+        self.negate(made.name, node["op"], flip)
+        gain = np.abs(gain)
+        multiplier = np.clip(np.rint(gain * 65536), 1, 65535)
+        self.tensors[f"{made.name}.scale"] = multiplier.astype(np.uint16)
+        bias = np.rint((target + 0.5) / (multiplier / 65536))
+        self.tensors[f"{made.name}.bias"] = np.clip(bias, -2 ** 30, 2 ** 30).astype(np.int32)
+        self.graph.append(node)
+
+    def negate(self, name, op, flip):
+        """A negative batch-norm weight turns the sums around, so that requantisation stays increasing."""
+        table = self.tensors[name + (".table" if op == "halut" else ".weight")]
+        table[flip] = -np.clip(table[flip], -127, 127)
+
+    def add_halut(self, name, layer, source, table):
+        split = layer.split.numpy().astype(np.uint16)
+        area = layer.kernel_size[0] * layer.kernel_size[1]
+        threshold = layer.threshold.detach().numpy().astype(np.float64)
+        channel = split // area
+        whole = np.zeros(threshold.shape)
+        for node in range(1, 16):
+            step = source.step[channel[:, node.bit_length() - 1]]
+            whole[:, node] = np.floor(threshold[:, node] / step)
+        always_right(whole, table)
+        self.tensors[f"{name}.split"] = split
+        self.tensors[f"{name}.threshold"] = np.clip(whole, 0, 255).astype(np.uint8)
+        self.tensors[f"{name}.table"] = table
+
+    def emit_add(self, a, b, relu, made):
+        zero = a.zero + b.zero - made.zero
+        if not 0 <= zero <= 255:
+            raise ValueError(f"{made.name}: zero point {zero} of an addition is outside 0..255")
+        self.graph.append({"op": "add", "name": made.name, "in": [a.name, b.name], "zero": zero})
+
+    def emit_pool(self, op, kernel, stride, source, made):
+        made.zero = source.zero
+        self.graph.append({"op": op, "name": made.name, "in": [source.name], "kernel": kernel, "stride": stride})
+
+    def emit_linear(self, layer, source):
+        name = self.unique("classifier")
+        weight = layer.weight.detach().numpy().astype(np.float64)
+        repeat = weight.shape[1] // len(source.step)
+        weight = weight * np.repeat(source.step, repeat)
+        scale = np.abs(weight).max() / 127
+        self.tensors[f"{name}.weight"] = np.rint(weight / scale).astype(np.int8)
+        bias = layer.bias.detach().numpy() if layer.bias is not None else np.zeros(len(weight))
+        shift = source.zero * self.tensors[f"{name}.weight"].sum(1, dtype=np.int64)
+        self.tensors[f"{name}.bias"] = (np.rint(bias / scale) - shift).astype(np.int32)
+        self.logit_scale *= scale
+        self.graph.append({"op": "linear", "name": name, "in": [source.name]})
+
+
+def pair(value):
+    return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
+
+
+def fold(layer, norm):
+    """factor, offset per output: result = factor * (what the tables or weights give) + offset."""
+    outputs = layer.out_channels
+    bias = layer.bias.detach().double().numpy() if layer.bias is not None else np.zeros(outputs)
+    if norm is None:
+        return np.ones(outputs), bias
+    factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double().numpy()
+    return factor, factor * (bias - norm.running_mean.double().numpy()) + norm.bias.detach().double().numpy()
+
+
+def halut_table(layer, least=1e-12):
+    """int8 [outputs][codebooks][16], step [outputs] of at least `least`, constant [outputs]. The middle of each codebook's range is
+    moved to the constant: exact, since each codebook adds exactly one entry."""
+    rows = layer.rows().detach().double().numpy().transpose(2, 0, 1)
+    middle = (rows.max(2, keepdims=True) + rows.min(2, keepdims=True)) / 2
+    rows = rows - middle
+    step = np.maximum(np.abs(rows).max((1, 2)) / 127, least)
+    return np.rint(rows / step.reshape(-1, 1, 1)).astype(np.int8), step, middle.sum((1, 2))
+
+
+def spread(layer):
+    """Weights of a convolution as [outputs][all inputs][ky][kx], zero between groups."""
+    weight = layer.weight.detach().double().numpy()
+    if layer.groups == 1:
+        return weight
+    full = np.zeros((weight.shape[0], layer.in_channels, *weight.shape[2:]))
+    size, each = weight.shape[1], weight.shape[0] // layer.groups
+    for i in range(layer.groups):
+        full[i * each:(i + 1) * each, i * size:(i + 1) * size] = weight[i * each:(i + 1) * each]
+    return full
+
+
+def always_right(whole, table):
+    """A negative threshold sends every u8 right, which no u8 threshold can say: make the left subtree a copy
+    of the right one instead, deepest levels first."""
+    for codebook, node in zip(*np.nonzero(whole < 0)):
+        left, right, width = 2 * node, 2 * node + 1, 1
+        while left < 16:
+            whole[codebook, left:left + width] = whole[codebook, right:right + width]
+            left, right, width = 2 * left, 2 * right, 2 * width
+        table[:, codebook, left - 16:left - 16 + width] = table[:, codebook, right - 16:right - 16 + width]
+
+
+def export(model, path, images, name, labels, input_zero=ZERO, input_scale=SCALE, version=1, description=""):
+    """Writes `model` as `path`. images: iterable of float batches, normalised as (pixel - zero) / scale."""
+    exporter = Exporter(model, images, input_zero, input_scale)
+    tensors, graph = exporter.emit()
+    channels, height, width = exporter.maps[exporter.nodes[0]].shape
+    safetensors.write(path, tensors, {
+        "halut.format": "1", "halut.kind": "network", "halut.name": name, "halut.version": str(version),
+        "halut.description": description, "halut.labels": json.dumps(list(labels)),
+        "halut.input": json.dumps({"channels": channels, "height": height, "width": width,
+                                   "zero": [int(z) for z in input_zero]}),
+        "halut.logit_scale": repr(float(exporter.logit_scale)), "halut.graph": json.dumps(graph)})
+
+
+def main():
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--start", required=True, help="what convert or finetune wrote")
+    cli.add_argument("--data", required=True)
+    cli.add_argument("--out", required=True)
+    cli.add_argument("--images", type=int, default=2000, help="training images that calibrate the grids")
+    cli.add_argument("--description", default="ResNet-9 for CIFAR-10, all seven inner convolutions learned tables")
+    args = cli.parse_args()
+    state = torch.load(args.start)
+    model = halut_resnet9()
+    model.load_state_dict(state.get("average", state["model"]))
+    images = load(args.data, "train")[0][:args.images]
+    batches = [normalise(images[i:i + 250]) for i in range(0, len(images), 250)]
+    export(model, args.out, batches, "resnet9-cifar10", CLASSES, description=args.description)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""HalutConv2d and HalutLinear: drop-in layers that look products up instead of multiplying.
+
+Forward: each codebook (a range of the im2col columns: channel, ky, kx) is hashed by a 4-level tree to one of 16
+prototypes, and the table rows of the prototypes are summed. Backward: exact for the table; the input sees a
+linear surrogate, the convolution that fits the table best on recent patches (`refresh`); thresholds see
+the decisions of the taken path, through the leading directions of the table.
+"""
+import ctypes
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from . import kernels
+from .kernels import Geometry, pointer
+
+BLOCK = 64      # outputs of a table block in kernels.c
+RANK = 4        # directions of the table that the threshold gradient looks along, as in kernels.c
+SHARE = 4       # one image in so many measures the threshold gradient
+WINDOW = 2.0    # half-width of the threshold window, in standard deviations of the channel
+
+
+def padded(outputs):
+    return (outputs + BLOCK - 1) // BLOCK * BLOCK
+
+
+class Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, table, threshold, layer):
+        x = x.float().contiguous()
+        g = layer.geometry(x)
+        positions = g.images * g.out_h * g.out_w
+        codes = torch.empty(layer.codebooks, positions, dtype=torch.uint8)
+        kernels.library.encode(ctypes.byref(g), pointer(x), layer.codebooks, pointer(layer.split),
+                               pointer(threshold), pointer(codes))
+        y = torch.empty(positions, padded(layer.out_channels))
+        kernels.library.accumulate(pointer(codes), pointer(table), ctypes.c_size_t(positions), layer.codebooks,
+                                   y.shape[1], pointer(y))
+        ctx.save_for_backward(x, table, threshold, codes)
+        ctx.layer, ctx.geometry = layer, g
+        y = y.view(g.images, g.out_h, g.out_w, -1)[..., :layer.out_channels]
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, table, threshold, codes = ctx.saved_tensors
+        layer, g = ctx.layer, ctx.geometry
+        positions = codes.shape[1]
+        grad = grad_y.permute(0, 2, 3, 1).reshape(positions, -1).float()
+        if grad.shape[1] != padded(layer.out_channels):
+            grad = F.pad(grad, (0, padded(layer.out_channels) - grad.shape[1]))
+        grad = grad.contiguous()
+        grad_table = torch.zeros_like(table)
+        kernels.library.table_gradient(pointer(codes), pointer(grad), ctypes.c_size_t(positions), layer.codebooks,
+                                       grad.shape[1], pointer(grad_table))
+        grad_x = grad_threshold = None
+        if ctx.needs_input_grad[0]:
+            grad_x = layer.input_gradient(grad_y, g).contiguous(memory_format=torch.channels_last)
+        if ctx.needs_input_grad[2]:
+            grad_threshold = layer.threshold_gradient(x, grad, g, threshold)
+        return grad_x, grad_table, grad_threshold, None
+
+
+class HalutConv2d(nn.Module):
+    """Takes nn.Conv2d's place. codebooks: how many ranges the im2col columns are cut into; default one
+    for each input channel. Tables start at zero: see convert.learn."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, bias=True,
+                 codebooks=None):
+        super().__init__()
+        pair = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+        single = [v[0] if isinstance(v, tuple) else v for v in (stride, padding)]
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, pair
+        self.stride, self.padding = single
+        self.groups = groups
+        self.columns = in_channels * pair[0] * pair[1]
+        self.codebooks = codebooks or in_channels
+        if not 1 <= self.codebooks <= self.columns:
+            raise ValueError(f"{self.codebooks} codebooks for {self.columns} columns")
+        blocks = padded(out_channels) // BLOCK
+        self.table = nn.Parameter(torch.zeros(blocks, self.codebooks, 16, BLOCK))
+        self.threshold = nn.Parameter(torch.zeros(self.codebooks, 16))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.register_buffer("split", torch.zeros(self.codebooks, 4, dtype=torch.int32))
+        self.register_buffer("window", torch.ones(self.codebooks))
+        self.register_buffer("surrogate", torch.zeros(out_channels, in_channels // groups, *pair))
+        self.register_buffer("basis", torch.zeros(self.codebooks, RANK, 16))
+        self.register_buffer("direction", torch.zeros(self.codebooks * RANK, padded(out_channels)))
+        self.fast = False  # bfloat16 where only a gradient's direction matters
+        self.recent = None
+
+    def geometry(self, x):
+        n, c, h, w = x.shape
+        out = [(size + 2 * self.padding - k) // self.stride + 1 for size, k in zip((h, w), self.kernel_size)]
+        return Geometry(n, c, h, w, *self.kernel_size, self.stride, self.padding, *out)
+
+    def ranges(self):
+        """First column of each codebook, and the end: the first (columns % codebooks) are one wider."""
+        width, wider = divmod(self.columns, self.codebooks)
+        return [c * width + min(c, wider) for c in range(self.codebooks + 1)]
+
+    def rows(self):
+        """The table as [codebooks][16][outputs]."""
+        return self.table.permute(1, 2, 0, 3).reshape(self.codebooks, 16, -1)[..., :self.out_channels]
+
+    @torch.no_grad()
+    def set_rows(self, rows):
+        full = F.pad(rows, (0, padded(self.out_channels) - self.out_channels))
+        self.table.copy_(full.view(self.codebooks, 16, -1, BLOCK).permute(2, 0, 1, 3))
+
+    def forward(self, x):
+        if self.training:
+            self.recent = x.detach()[:16]
+        y = Lookup.apply(x, self.table, self.threshold, self)
+        return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
+
+    def codes(self, x):
+        x = x.float().contiguous()
+        g = self.geometry(x)
+        codes = torch.empty(self.codebooks, g.images * g.out_h * g.out_w, dtype=torch.uint8)
+        kernels.library.encode(ctypes.byref(g), pointer(x), self.codebooks, pointer(self.split),
+                               pointer(self.threshold.detach()), pointer(codes))
+        return codes
+
+    def input_gradient(self, grad_y, g):
+        """The surrogate convolution's gradient, as a convolution itself where that is possible: faster."""
+        kind = torch.bfloat16 if self.fast else torch.float32
+        grad = grad_y.to(kind).contiguous(memory_format=torch.channels_last)
+        weight = self.surrogate.to(kind)
+        border = self.kernel_size[0] - 1 - self.padding
+        if self.stride == 1 and self.groups == 1 and border >= 0 and self.kernel_size[0] == self.kernel_size[1]:
+            back = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            return F.conv2d(grad, back, padding=border).float()
+        rest = [size - ((out - 1) * self.stride - 2 * self.padding + k) for size, out, k in
+                zip((g.height, g.width), (g.out_h, g.out_w), self.kernel_size)]
+        return F.conv_transpose2d(grad, weight, stride=self.stride, padding=self.padding, output_padding=rest,
+                                  groups=self.groups).float()
+
+    def threshold_gradient(self, x, grad, g, threshold):
+        images = max(1, g.images // SHARE)
+        part = Geometry(*[getattr(g, f[0]) for f in Geometry._fields_])
+        part.images = images
+        kind = torch.bfloat16 if self.fast else torch.float32
+        few = grad[:images * g.out_h * g.out_w].to(kind)
+        along = (self.direction.to(kind) @ few.t()).float().contiguous()
+        out = torch.zeros_like(threshold)
+        kernels.library.threshold_gradient(ctypes.byref(part), pointer(x), self.codebooks, pointer(self.split),
+                                           pointer(threshold), pointer(self.window), pointer(self.basis),
+                                           pointer(along), pointer(out))
+        return out * (g.images / images)
+
+    @torch.no_grad()
+    def refresh(self, rows_max=8192):
+        """Fits the surrogate and the directions to the table as it is now, on the last training inputs."""
+        x = self.recent.float()
+        g = self.geometry(x)
+        x = x[:max(1, rows_max // (g.out_h * g.out_w))].contiguous()
+        patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
+        patches = patches.transpose(0, 1).reshape(self.columns, -1)
+        hot = F.one_hot(self.codes(x).long(), 16).float()  # [codebooks][positions][16]
+        rows, edges = self.rows(), self.ranges()
+        if self.columns % self.codebooks == 0:
+            p = patches.view(self.codebooks, -1, patches.shape[1])
+            fit = self._fit(p, hot, rows)
+        else:
+            fit = torch.cat([self._fit(patches[None, edges[c]:edges[c + 1]], hot[c:c + 1], rows[c:c + 1])[0]
+                             for c in range(self.codebooks)])
+        weight = fit.reshape(self.in_channels, *self.kernel_size, self.out_channels).permute(3, 0, 1, 2)
+        self.surrogate.copy_(self._grouped(weight))
+        centred = rows - rows.mean(1, keepdim=True)
+        vectors = torch.linalg.eigh(centred @ centred.transpose(1, 2))[1][..., -RANK:]
+        self.basis.copy_(vectors.transpose(1, 2))  # rows ~ vectors @ (vectors^T centred)
+        along = vectors.transpose(1, 2) @ centred  # [codebooks][rank][outputs]
+        self.direction[:, :self.out_channels].copy_(along.reshape(-1, self.out_channels))
+        values = patches[self.split.long()]  # [codebooks][4][positions]
+        self.window.copy_(WINDOW * values.std((1, 2)).clamp_min(1e-2))
+
+    def _grouped(self, weight):
+        if self.groups == 1:
+            return weight
+        size, each = self.in_channels // self.groups, self.out_channels // self.groups
+        return torch.cat([weight[i * each:(i + 1) * each, i * size:(i + 1) * size] for i in range(self.groups)])
+
+    @staticmethod
+    def _fit(patches, hot, rows):
+        """Ridge regression of the looked-up rows on the patches: [codebooks][width][outputs]."""
+        centred = patches - patches.mean(2, keepdim=True)
+        square = centred @ centred.transpose(1, 2)
+        ridge = 0.05 * square.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1) + 1e-6
+        square = square + ridge * torch.eye(square.shape[1])
+        return torch.linalg.solve(square, (centred @ hot) @ rows).reshape(-1, *rows.shape[2:]).reshape(
+            patches.shape[0], patches.shape[1], -1)
+
+
+class HalutLinear(HalutConv2d):
+    """Takes nn.Linear's place: a 1x1 convolution of one position. codebooks default: a quarter of the inputs."""
+
+    def __init__(self, in_features, out_features, bias=True, codebooks=None):
+        super().__init__(in_features, out_features, 1, bias=bias, codebooks=codebooks or max(1, in_features // 4))
+
+    def forward(self, x):
+        return super().forward(x.reshape(-1, self.in_channels, 1, 1)).reshape(*x.shape[:-1], self.out_channels)

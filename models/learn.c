@@ -21,7 +21,7 @@ struct learn_work {
   struct halut_samples a;
   const struct halut_learn_options *options;
   const float *b, *given; /* given: the caller's target or NULL */
-  struct halut_pool pool;
+  struct halut_learn_pool pool;
   struct halut_tree_plan trees;
   struct halut_tree_scratch **scratch; /* [threads] */
   struct halut_learned *out;
@@ -358,7 +358,8 @@ static int learn_measure(struct learn_work *w) {
   for (size_t m = 0; m < outputs; m++)
     w->centre[m] /= (double)w->report_rows;
   learn_int8(w);
-  int error = halut_pool_run(&w->pool, "measuring", learn_blocks(w->report_rows), learn_report, w);
+  int error =
+      halut_learn_pool_run(&w->pool, "measuring", learn_blocks(w->report_rows), learn_report, w);
   double total[LEARN_SUMS] = {0};
   for (size_t block = 0; block < learn_blocks(w->report_rows); block++)
     for (size_t k = 0; k < LEARN_SUMS; k++)
@@ -376,7 +377,7 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
   const struct halut_learn_options *o = w->options;
   uint32_t codebooks = o->codebooks, columns = w->a.columns;
   size_t blocks = learn_blocks(w->a.rows);
-  int error = halut_pool_run(&w->pool, "checking", blocks, learn_bounds, w);
+  int error = halut_learn_pool_run(&w->pool, "checking", blocks, learn_bounds, w);
   if (error == HALUT_EINVALID)
     return learn_check_finite("a", w->a.f32, w->a.rows, columns, diag);
   for (uint32_t c = 0; c < codebooks; c++)
@@ -384,9 +385,9 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
   learn_choose_rows(w->row, w->trees.rows, w->a.learn_rows, o->seed);
   w->trees.row = w->row;
   if (!error && !w->given)
-    error = halut_pool_run(&w->pool, "multiplying", blocks, learn_target, w);
-  error = error ? error : halut_pool_run(&w->pool, "growing trees", codebooks, learn_tree, w);
-  error = error ? error : halut_pool_run(&w->pool, "encoding", blocks, learn_encode, w);
+    error = halut_learn_pool_run(&w->pool, "multiplying", blocks, learn_target, w);
+  error = error ? error : halut_learn_pool_run(&w->pool, "growing trees", codebooks, learn_tree, w);
+  error = error ? error : halut_learn_pool_run(&w->pool, "encoding", blocks, learn_encode, w);
   if (error == HALUT_EINVALID)
     return halut_fail(diag, error, 0,
                       "b cannot be factored to weigh splits by the output (LAPACK dsyev failed)");
@@ -423,8 +424,8 @@ int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t c
   processors = processors < 1                         ? 1
                : processors > HALUT_LEARN_THREADS_MAX ? HALUT_LEARN_THREADS_MAX
                                                       : processors;
-  w.pool = (struct halut_pool){options->threads ? options->threads : (uint32_t)processors,
-                               options->progress, options->self};
+  w.pool = (struct halut_learn_pool){options->threads ? options->threads : (uint32_t)processors,
+                                     options->progress, options->self};
   size_t tree_rows = options->tree_rows && options->tree_rows < w.a.learn_rows ? options->tree_rows
                                                                                : w.a.learn_rows;
   w.trees =

@@ -24,7 +24,7 @@ struct halut_samples {
 };
 
 /* learn_pool.c: who works, and who is told. */
-struct halut_pool {
+struct halut_learn_pool {
   uint32_t threads;
   int (*progress)(void *self, const char *phase, size_t done, size_t total);
   void *self;
@@ -32,12 +32,12 @@ struct halut_pool {
 
 /* `worker` is below pool->threads; items with the same worker never overlap. Returns 0 or a
  * halut_error. */
-typedef int halut_pool_fn(void *self, uint32_t worker, size_t item);
+typedef int halut_learn_pool_fn(void *self, uint32_t worker, size_t item);
 
 /* Runs every item once, in any order, and returns after the last. The first error stops the rest.
  * HALUT_ECANCELED if the progress function asks for it. */
-int halut_pool_run(const struct halut_pool *pool, const char *phase, size_t items,
-                   halut_pool_fn *run, void *self) __attribute__((warn_unused_result));
+int halut_learn_pool_run(const struct halut_learn_pool *pool, const char *phase, size_t items,
+                         halut_learn_pool_fn *run, void *self) __attribute__((warn_unused_result));
 
 /* learn_tree.c: splits and thresholds. */
 struct halut_tree {
@@ -84,7 +84,7 @@ struct halut_ridge_plan {
 /* table: [outputs][codebooks][16], mean: [outputs] of the target, count: [codebooks][16]; all over
  * the learning rows. The prediction is mean + sum of table entries, up to a constant an output (see
  * learn.c). */
-int halut_ridge_solve(const struct halut_ridge_plan *plan, const struct halut_pool *pool,
+int halut_ridge_solve(const struct halut_ridge_plan *plan, const struct halut_learn_pool *pool,
                       double *table, double *mean, uint32_t *count, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 

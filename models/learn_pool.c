@@ -7,10 +7,10 @@
 #include "learn_parts.h"
 
 struct pool_job {
-  const struct halut_pool *pool;
+  const struct halut_learn_pool *pool;
   const char *phase;
   size_t items;
-  halut_pool_fn *run;
+  halut_learn_pool_fn *run;
   void *self;
   atomic_size_t next, done;
   atomic_int error;
@@ -49,8 +49,8 @@ static void *pool_work(void *arg) {
   return NULL;
 }
 
-int halut_pool_run(const struct halut_pool *pool, const char *phase, size_t items,
-                   halut_pool_fn *run, void *self) {
+int halut_learn_pool_run(const struct halut_learn_pool *pool, const char *phase, size_t items,
+                         halut_learn_pool_fn *run, void *self) {
   struct pool_job job = {.pool = pool, .phase = phase, .items = items, .run = run, .self = self};
   struct pool_seat seat[HALUT_LEARN_THREADS_MAX];
   assert(pool->threads >= 1);

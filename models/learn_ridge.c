@@ -170,7 +170,7 @@ static int ridge_factor(void *self, uint32_t worker, size_t item) {
   return info ? HALUT_EINVALID : HALUT_OK;
 }
 
-int halut_ridge_solve(const struct halut_ridge_plan *plan, const struct halut_pool *pool,
+int halut_ridge_solve(const struct halut_ridge_plan *plan, const struct halut_learn_pool *pool,
                       double *table, double *mean, uint32_t *count, struct halut_diag *diag) {
   size_t n = (size_t)plan->codebooks * HALUT_PROTOTYPES;
   struct ridge_work w = {.plan = plan, .n = n, .table = table, .mean = mean, .count = count};
@@ -182,12 +182,13 @@ int halut_ridge_solve(const struct halut_ridge_plan *plan, const struct halut_po
   memset(table, 0, n * plan->outputs * sizeof *table);
   if (!w.gram || !w.right)
     goto done;
-  error = halut_pool_run(pool, "counting codes", plan->codebooks, ridge_pairs, &w);
-  error = error ? error : halut_pool_run(pool, "summing targets", groups, ridge_right, &w);
-  error = error ? error : halut_pool_run(pool, "bucket means", plan->codebooks, ridge_start, &w);
-  error = error ? error : halut_pool_run(pool, "residuals", sides, ridge_residual, &w);
-  error = error ? error : halut_pool_run(pool, "factorising", 1, ridge_factor, &w);
-  error = error ? error : halut_pool_run(pool, "solving", sides, ridge_substitute, &w);
+  error = halut_learn_pool_run(pool, "counting codes", plan->codebooks, ridge_pairs, &w);
+  error = error ? error : halut_learn_pool_run(pool, "summing targets", groups, ridge_right, &w);
+  error =
+      error ? error : halut_learn_pool_run(pool, "bucket means", plan->codebooks, ridge_start, &w);
+  error = error ? error : halut_learn_pool_run(pool, "residuals", sides, ridge_residual, &w);
+  error = error ? error : halut_learn_pool_run(pool, "factorising", 1, ridge_factor, &w);
+  error = error ? error : halut_learn_pool_run(pool, "solving", sides, ridge_substitute, &w);
 done:
   free(w.gram);
   free(w.right);

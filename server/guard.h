@@ -1,8 +1,8 @@
 /* guard.h: what the framing of a request must look like before anything else reads it.
  *
- * libmicrohttpd 0.9.75 accepts forms on which two servers in a row can disagree about where a request
- * ends (request smuggling). This check runs on the parsed headers, before the body, and refuses them
- * all. Pure: no I/O, no allocation, no state; any thread.
+ * libmicrohttpd 0.9.75 accepts forms on which two servers in a row can disagree about where a
+ * request ends (request smuggling). This check runs on the parsed headers, before the body, and
+ * refuses them all. Pure: no I/O, no allocation, no state; any thread.
  */
 #ifndef HALUT_GUARD_H
 #define HALUT_GUARD_H
@@ -23,11 +23,15 @@ struct halut_guard_framing {
   bool has_length, chunked, expects_continue;
 };
 
-/* `target` is the request target as it came (undecoded), `version` "HTTP/1.1". Returns 0 and fills
- * `framing`, or the HTTP status to refuse with (400, 417, 431, 505) and sets *reason_out to a static
- * sentence. After any refusal the connection must be closed: its next byte has no known meaning. */
-unsigned halut_guard_check(const char *target, const char *version,
-                           const struct halut_guard_header *headers, size_t count,
-                           struct halut_guard_framing *framing, const char **reason_out);
+/* NULL if the request target, as it came and not yet decoded, is fine, else a static sentence. */
+const char *halut_guard_target(const char *target);
+
+/* `version` is "HTTP/1.1"; `count` may exceed what headers[] holds once it is past
+ * HALUT_HEADERS_MAX. Returns 0 and fills `framing`, or the HTTP status to refuse with (400, 417,
+ * 431, 505) and sets *reason_out to a static sentence. After any refusal the connection must be
+ * closed: its next byte has no known meaning. */
+unsigned halut_guard_check(const char *version, const struct halut_guard_header *headers,
+                           size_t count, struct halut_guard_framing *framing,
+                           const char **reason_out);
 
 #endif

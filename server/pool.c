@@ -23,8 +23,8 @@ struct halut_pool {
   struct halut_batcher *batcher;
   uint32_t idle;
   bool quit;
-  uint32_t started; /* worker threads that run */
-  uint32_t pending; /* loop thread only */
+  uint32_t started;                      /* worker threads that run */
+  uint32_t pending;                      /* loop thread only */
   _Atomic(struct halut_item *) finished; /* newest first; taken whole by the loop */
   struct worker *workers;
 };
@@ -37,7 +37,8 @@ static uint32_t pool_wait(struct halut_pool *pool, struct halut_item **items) {
       count = halut_batcher_take(pool->batcher, halut_clock_ns(), pool->idle, items);
       break;
     }
-    if (pool->quit) break;
+    if (pool->quit)
+      break;
     pool->idle++;
     pthread_cond_wait(&pool->ready, &pool->mutex);
     pool->idle--;
@@ -45,15 +46,18 @@ static uint32_t pool_wait(struct halut_pool *pool, struct halut_item **items) {
   /* What this worker left is for the next idle one. */
   bool more = halut_batcher_waiting(pool->batcher) > 0 && pool->idle > 0;
   pthread_mutex_unlock(&pool->mutex);
-  if (more) pthread_cond_signal(&pool->ready);
+  if (more)
+    pthread_cond_signal(&pool->ready);
   return count;
 }
 
 static void pool_give_back(struct halut_pool *pool, struct halut_item **items, uint32_t count) {
   /* Chained newest first, so that the loop, which reverses the list, sees them in order. */
-  for (uint32_t i = 1; i < count; i++) items[i]->next = items[i - 1];
+  for (uint32_t i = 1; i < count; i++)
+    items[i]->next = items[i - 1];
   struct halut_item *seen = atomic_load_explicit(&pool->finished, memory_order_relaxed);
-  do items[0]->next = seen;
+  do
+    items[0]->next = seen;
   while (!atomic_compare_exchange_weak_explicit(&pool->finished, &seen, items[count - 1],
                                                 memory_order_release, memory_order_relaxed));
   uv_async_send(&pool->wake);
@@ -68,7 +72,8 @@ static void *worker_main(void *self) {
   pthread_setname_np(pthread_self(), name);
   for (;;) {
     uint32_t count = pool_wait(pool, items);
-    if (count == 0) return NULL;
+    if (count == 0)
+      return NULL;
     pool->options.run(pool->options.self, worker->index, items, count);
     pool_give_back(pool, items, count);
   }
@@ -76,10 +81,10 @@ static void *worker_main(void *self) {
 
 static void pool_on_wake(uv_async_t *handle) {
   struct halut_pool *pool = handle->data;
-  struct halut_item *item =
-      atomic_exchange_explicit(&pool->finished, NULL, memory_order_acquire);
+  struct halut_item *item = atomic_exchange_explicit(&pool->finished, NULL, memory_order_acquire);
   struct halut_item *first = NULL;
-  if (item == NULL) return;
+  if (item == NULL)
+    return;
   while (item != NULL) {
     struct halut_item *next = item->next;
     item->next = first;
@@ -101,7 +106,8 @@ static void pool_stop(struct halut_pool *pool) {
   pool->quit = true;
   pthread_mutex_unlock(&pool->mutex);
   pthread_cond_broadcast(&pool->ready);
-  for (uint32_t i = 0; i < pool->started; i++) pthread_join(pool->workers[i].thread, NULL);
+  for (uint32_t i = 0; i < pool->started; i++)
+    pthread_join(pool->workers[i].thread, NULL);
   pool->started = 0;
 }
 
@@ -114,10 +120,11 @@ static void pool_free(uv_handle_t *handle) {
   free(pool);
 }
 
-int halut_pool_open(uv_loop_t *loop, const struct halut_pool_options *options, struct halut_pool **out,
-                    struct halut_diag *diag) {
+int halut_pool_open(uv_loop_t *loop, const struct halut_pool_options *options,
+                    struct halut_pool **out, struct halut_diag *diag) {
   struct halut_pool *pool = calloc(1, sizeof *pool);
-  if (pool == NULL) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the worker pool");
+  if (pool == NULL)
+    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the worker pool");
   pool->options = *options;
   int error = halut_batcher_open(&options->limits, &pool->batcher);
   if (error != 0 || options->workers == 0) {
@@ -156,9 +163,11 @@ int halut_pool_submit(struct halut_pool *pool, struct halut_item *item, uint64_t
   int error = halut_batcher_submit(pool->batcher, item, now_ns);
   bool wake = error == 0 && pool->idle > 0;
   pthread_mutex_unlock(&pool->mutex);
-  if (error != 0) return error;
+  if (error != 0)
+    return error;
   pool->pending++;
-  if (wake) pthread_cond_signal(&pool->ready);
+  if (wake)
+    pthread_cond_signal(&pool->ready);
   return 0;
 }
 
@@ -169,10 +178,13 @@ uint32_t halut_pool_waiting(struct halut_pool *pool, uint32_t lane) {
   return waiting;
 }
 
-uint32_t halut_pool_pending(const struct halut_pool *pool) { return pool->pending; }
+uint32_t halut_pool_pending(const struct halut_pool *pool) {
+  return pool->pending;
+}
 
 void halut_pool_close(struct halut_pool *pool) {
-  if (pool == NULL) return;
+  if (pool == NULL)
+    return;
   assert(pool->pending == 0);
   pool_stop(pool);
   uv_close((uv_handle_t *)&pool->wake, pool_free);

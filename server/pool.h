@@ -1,11 +1,12 @@
 /* pool.h: worker threads between the loop and the work.
  *
- * submit() is called on the loop thread and never blocks on work: the item waits in a batcher. A worker
- * takes a batch, runs it, and gives all of it back at once; done() of each item is called on the loop
- * thread, then settled() once. Workers never touch anything of the loop but the pool's wake-up.
+ * submit() is called on the loop thread and never blocks on work: the item waits in a batcher. A
+ * worker takes a batch, runs it, and gives all of it back at once; done() of each item is called on
+ * the loop thread, then settled() once. Workers never touch anything of the loop but the pool's
+ * wake-up.
  *
- * Lock rule: the pool's one mutex guards the batcher and the idle count, nothing else, and is never held
- * while work runs or callbacks are called. Finished items travel on a lock-free list.
+ * Lock rule: the pool's one mutex guards the batcher and the idle count, nothing else, and is never
+ * held while work runs or callbacks are called. Finished items travel on a lock-free list.
  */
 #ifndef HALUT_POOL_H
 #define HALUT_POOL_H
@@ -28,18 +29,20 @@ struct halut_pool_options {
 struct halut_pool;
 
 /* HALUT_EINVALID, HALUT_ENOMEM, HALUT_EIO (no thread). */
-int halut_pool_open(uv_loop_t *loop, const struct halut_pool_options *options, struct halut_pool **out,
-                    struct halut_diag *diag) __attribute__((warn_unused_result));
+int halut_pool_open(uv_loop_t *loop, const struct halut_pool_options *options,
+                    struct halut_pool **out, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
 
 /* Loop thread. HALUT_EBUSY or HALUT_ETIMEOUT: not accepted, done() will never be called. */
 int halut_pool_submit(struct halut_pool *pool, struct halut_item *item, uint64_t now_ns)
     __attribute__((warn_unused_result));
 
 uint32_t halut_pool_waiting(struct halut_pool *pool, uint32_t lane); /* loop thread */
-uint32_t halut_pool_pending(const struct halut_pool *pool); /* loop thread: accepted, not yet done */
+uint32_t
+halut_pool_pending(const struct halut_pool *pool); /* loop thread: accepted, not yet done */
 
-/* Loop thread, once pending is 0: joins the workers and closes the wake-up handle; the pool is freed when
- * the loop has run its close callback, so run the loop once more. NULL is fine. */
+/* Loop thread, once pending is 0: joins the workers and closes the wake-up handle; the pool is
+ * freed when the loop has run its close callback, so run the loop once more. NULL is fine. */
 void halut_pool_close(struct halut_pool *pool);
 
 #endif

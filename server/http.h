@@ -1,0 +1,158 @@
+/* http.h: HTTP/1.1 on the loop: libmicrohttpd in external epoll mode under one uv_loop.
+ *
+ * Owns the listening sockets, the connections and the requests on them. It accepts, checks framing
+ * (guard.h), finds the route, bounds and collects the body, and calls the route's handler with all
+ * of it. The handler answers at once, or parks the request while workers compute and answers later.
+ * Policy ends here: what a path means is the routing table's business.
+ *
+ * Everything is called on the loop thread. While a request is parked its struct is stable, and a
+ * worker may read its body and write the reply that it was lent; nothing else.
+ */
+#ifndef HALUT_HTTP_H
+#define HALUT_HTTP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#include "../core/halut.h"
+#include "listener.h"
+
+struct halut_http;
+struct MHD_Connection;
+
+enum {
+  HALUT_CAPTURES_MAX = 3,
+  HALUT_PATH_MAX = 256,      /* bytes of a path with its NUL; no route is longer */
+  HALUT_REQUEST_ID_MAX = 64, /* bytes with the NUL */
+  HALUT_REPLY_HEADERS_MAX = 1024,
+  HALUT_BODY_SMALL = 65536 /* bytes: the body limit of routes that take no data */
+};
+
+enum halut_method {
+  HALUT_GET = 1, /* HEAD comes with it */
+  HALUT_POST = 2,
+  HALUT_PUT = 4,
+  HALUT_DELETE = 8
+};
+
+/* An answer being made. Zero it to start. */
+struct halut_reply {
+  unsigned status;
+  const char *type; /* Content-Type, static; NULL for none */
+  void *body;       /* `owned`: from malloc, freed once sent; else outlives the server */
+  size_t bytes;
+  bool owned;
+  size_t header_bytes;
+  char header[HALUT_REPLY_HEADERS_MAX]; /* "Name: value\n" lines; see halut_reply_header */
+};
+
+struct halut_route;
+
+struct halut_request {
+  struct MHD_Connection *connection;
+  struct halut_http *http;
+  const struct halut_route *route; /* NULL if none matched */
+  unsigned method;                 /* enum halut_method; 0 for any other */
+  bool is_head;
+  char verb[8];              /* as it came, cut */
+  char path[HALUT_PATH_MAX]; /* decoded, NUL-terminated */
+  struct {
+    const char *text; /* into path, not NUL-terminated */
+    size_t bytes;
+  } capture[HALUT_CAPTURES_MAX]; /* the {} of the pattern, in order */
+  uint8_t *body;                 /* body[body_bytes] is 0; NULL if there was none */
+  size_t body_bytes;
+  uint64_t arrived_ns;           /* headers complete */
+  uint64_t received_ns;          /* body complete; 0 before */
+  char id[HALUT_REQUEST_ID_MAX]; /* X-Request-Id, the client's or ours */
+  struct halut_reply reply;
+  void *context; /* the handler's; context_free is called when the request ends */
+  void (*context_free)(void *context);
+  struct { /* of http.c */
+    int state;
+    int fd;
+    size_t capacity, charged, discarded;
+    uint64_t body_max;
+    bool close;
+  } private;
+};
+
+/* Must call halut_request_reply, one of the error calls, or halut_request_park, exactly once. */
+typedef void halut_handler_fn(void *self, struct halut_request *request);
+
+struct halut_route {
+  unsigned methods; /* enum halut_method, or-ed */
+  const char
+      *pattern; /* "/v1/models/{}:predict": {} takes one or more characters but "/" and ":" */
+  halut_handler_fn *handler;
+  bool takes_data; /* bodies up to body_max; else HALUT_BODY_SMALL */
+};
+
+struct halut_http_options {
+  const struct halut_listener
+      *listeners; /* copied; their sockets are http's to close from then on */
+  uint32_t listener_count;
+  uint32_t connections_max;
+  uint32_t connections_per_address_max; /* 0: no limit */
+  uint64_t request_timeout_ms, idle_timeout_ms;
+  uint64_t body_max, body_total_max;
+  const struct halut_route *routes; /* borrowed; matched in order */
+  size_t route_count;
+  /* After a request has ended, for logs and counters; `sent` is false if the peer left before. */
+  void (*ended)(void *self, const struct halut_request *request, bool sent);
+  /* A connection was refused ("connections-per-address-max") or cut ("request-timeout-ms"). */
+  void (*dropped)(void *self, const char *reason);
+  void (*drained)(void *self); /* once, after halut_http_drain, when nothing is left */
+  void *self;
+};
+
+/* HALUT_ENOMEM, HALUT_EIO. On failure the listeners' sockets stay the caller's. */
+int halut_http_open(uv_loop_t *loop, const struct halut_http_options *options,
+                    struct halut_http **out, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
+
+/* Waits for workers: answer later with halut_http_resume, after filling request->reply. */
+void halut_request_park(struct halut_request *request);
+/* Answers a parked request. After any number of these, call halut_http_run once. */
+void halut_http_resume(struct halut_request *request);
+void halut_http_run(struct halut_http *http);
+
+/* Takes `reply` over. */
+void halut_request_reply(struct halut_request *request, const struct halut_reply *reply);
+/* Answers {"error": text} with a status. */
+void halut_request_error(struct halut_request *request, unsigned status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* A header or query parameter of the request, or NULL. Loop thread; the text lives as long as the
+ * request. */
+const char *halut_request_header(const struct halut_request *request, const char *name);
+const char *halut_request_query(const struct halut_request *request, const char *name);
+/* The first query parameter that is not in the NULL-terminated `names`, or NULL. */
+const char *halut_request_stranger(const struct halut_request *request, const char *const *names);
+/* True if the peer has closed its side. Any thread while parked; one system call. */
+bool halut_request_gone(const struct halut_request *request);
+
+/* Adds a header line; a line that does not fit is left out. Name and value hold no control
+ * characters. */
+void halut_reply_header(struct halut_reply *reply, const char *name, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void halut_reply_error(struct halut_reply *reply, unsigned status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+uint32_t halut_http_connections(const struct halut_http *http);
+uint32_t halut_http_parked(const struct halut_http *http);
+uint64_t halut_http_body_bytes(const struct halut_http *http); /* held for all requests */
+
+/* From now on replies close their connections. */
+void halut_http_farewell(struct halut_http *http);
+/* Stops accepting, closes idle connections, waits for the rest at most timeout_ms (parked requests
+ * are always waited for), then calls drained(). Again: shortens the wait. */
+void halut_http_drain(struct halut_http *http, uint64_t timeout_ms);
+
+/* No request may be parked. Frees itself once the loop has run its close callbacks. NULL is fine.
+ */
+void halut_http_close(struct halut_http *http);
+
+#endif

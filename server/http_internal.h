@@ -1,0 +1,59 @@
+/* http_internal.h: what http.c (loop, connections, shutdown) and request.c (one request) share. */
+#ifndef HALUT_HTTP_INTERNAL_H
+#define HALUT_HTTP_INTERNAL_H
+
+#include <microhttpd.h>
+
+#include "http.h"
+
+enum { HALUT_BUCKETS = 256, HALUT_ADDRESS_BYTES = 16 };
+
+/* What a connection is doing, for its deadline. */
+enum halut_phase { HALUT_PHASE_IDLE, HALUT_PHASE_READING, HALUT_PHASE_PARKED, HALUT_PHASE_SENDING };
+
+struct halut_connection {
+  struct halut_connection *next, **link; /* in the bucket of its address */
+  int fd;
+  enum halut_phase phase;
+  uint64_t since_ns;                    /* start of the phase */
+  const char *target_fault;             /* of the request being read, or NULL */
+  uint8_t address[HALUT_ADDRESS_BYTES]; /* all zero: has none (Unix socket) */
+};
+
+struct halut_http {
+  struct halut_http_options options;
+  struct halut_listener listeners[HALUT_LISTEN_MAX];
+  uv_loop_t *loop;
+  struct MHD_Daemon *daemon;
+  uv_poll_t accepting[HALUT_LISTEN_MAX]; /* on the listeners */
+  uv_poll_t poll;                        /* on the daemon's epoll */
+  uv_timer_t timer, tick;
+  uv_idle_t again;
+  uint32_t handles; /* of uv, to be closed before the struct is freed */
+  bool closed;      /* a connection ended inside this MHD_run */
+  bool paused;      /* not accepting: at a limit or out of descriptors */
+  bool farewell, draining, drained;
+  uint64_t drain_deadline_ns;
+  uint32_t connections, parked;
+  uint64_t body_bytes;
+  uint64_t ids;                          /* requests given an id by us */
+  uint8_t arriving[HALUT_ADDRESS_BYTES]; /* address of the connection being added */
+  struct halut_connection *bucket[HALUT_BUCKETS];
+};
+
+/* request.c: the callbacks of the daemon. */
+enum MHD_Result halut_request_access(void *self, struct MHD_Connection *connection, const char *url,
+                                     const char *method, const char *version, const char *data,
+                                     size_t *bytes, void **slot);
+void halut_request_completed(void *self, struct MHD_Connection *connection, void **slot,
+                             enum MHD_RequestTerminationCode code);
+
+struct halut_connection *halut_connection_of(struct MHD_Connection *connection);
+void halut_connection_enter(struct halut_connection *connection, enum halut_phase phase);
+
+/* Sends a whole answer past the daemon, which can say nothing while it reads. Best effort; the
+ * connection must be shut after it. */
+void halut_connection_abort(const struct halut_connection *connection, const char *status,
+                            const char *text);
+
+#endif

@@ -1,0 +1,484 @@
+/* DESIGN: the daemon calls halut_request_access when the headers are in, for each piece of the
+ * body, when the body is complete, and again after a resume. A request moves
+ *
+ *   READING -> READY (answered at once) or PARKED -> READY -> SENT
+ *   READING -> REFUSED (its answer is known, the rest of its body is thrown away) -> SENT
+ *
+ * An answer queued while the body is still expected makes the daemon close the connection, so a
+ * refusal waits for the end of the body if that is near: a client that has its answer can send its
+ * next request, and a close with unread bytes could destroy the answer on its way. */
+#include "http.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+
+#include "clock.h"
+#include "guard.h"
+#include "http_internal.h"
+#include "json.h"
+
+enum { REQUEST_READING, REQUEST_REFUSED, REQUEST_PARKED, REQUEST_READY, REQUEST_SENT };
+
+enum {
+  DISCARD_MAX = 1 << 20, /* bytes of a refused body that are read and thrown away */
+  BODY_FIRST = 4096      /* first allocation for a body of unknown length */
+};
+
+/* ---- replies ---- */
+
+void halut_reply_header(struct halut_reply *reply, const char *name, const char *format, ...) {
+  va_list arguments;
+  size_t room = sizeof reply->header - reply->header_bytes;
+  char *line = reply->header + reply->header_bytes;
+  int head = snprintf(line, room, "%s: ", name);
+  if (head < 0 || (size_t)head >= room)
+    return;
+  va_start(arguments, format);
+  int rest = vsnprintf(line + head, room - (size_t)head, format, arguments);
+  va_end(arguments);
+  if (rest < 0 || (size_t)head + (size_t)rest + 1 >= room)
+    return;
+  line[head + rest] = '\n';
+  reply->header_bytes += (size_t)head + (size_t)rest + 1;
+}
+
+static void reply_set_error(struct halut_reply *reply, unsigned status, const char *text) {
+  static const char fallback[] = "{\"error\":\"out of memory\"}";
+  reply->status = status;
+  reply->type = "application/json";
+  reply->body = halut_json_error(&reply->bytes, "%s", text);
+  reply->owned = reply->body != NULL;
+  if (reply->body == NULL) {
+    reply->body = (void *)(uintptr_t)fallback;
+    reply->bytes = sizeof fallback - 1;
+  }
+  if (status == 503)
+    halut_reply_header(reply, "Retry-After", "1");
+}
+
+void halut_reply_error(struct halut_reply *reply, unsigned status, const char *format, ...) {
+  char text[1024];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  reply_set_error(reply, status, text);
+}
+
+void halut_request_reply(struct halut_request *request, const struct halut_reply *reply) {
+  assert(request->private.state == REQUEST_READING);
+  request->reply = *reply;
+  request->private.state = REQUEST_READY;
+}
+
+void halut_request_error(struct halut_request *request, unsigned status, const char *format, ...) {
+  char text[1024];
+  struct halut_reply reply = {0};
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  reply_set_error(&reply, status, text);
+  halut_request_reply(request, &reply);
+}
+
+static void response_add_headers(struct MHD_Response *response, struct halut_reply *reply) {
+  char *line = reply->header, *end = reply->header + reply->header_bytes;
+  while (line < end) {
+    char *stop = memchr(line, '\n', (size_t)(end - line));
+    char *colon = memchr(line, ':', (size_t)(end - line));
+    assert(stop != NULL && colon != NULL && colon < stop);
+    *stop = *colon = '\0';
+    MHD_add_response_header(response, line, colon + 2);
+    line = stop + 1;
+  }
+  reply->header_bytes = 0;
+}
+
+/* The body stays the request's until it has ended, after sending. */
+static enum MHD_Result request_send(struct halut_request *request) {
+  struct halut_reply *reply = &request->reply;
+  struct MHD_Response *response =
+      MHD_create_response_from_buffer(reply->bytes, reply->body, MHD_RESPMEM_PERSISTENT);
+  if (response == NULL)
+    return MHD_NO;
+  if (reply->type != NULL)
+    MHD_add_response_header(response, "Content-Type", reply->type);
+  if (request->id[0] != '\0')
+    MHD_add_response_header(response, "X-Request-Id", request->id);
+  response_add_headers(response, reply);
+  if (request->http->farewell || request->private.close)
+    MHD_add_response_header(response, "Connection", "close");
+  enum MHD_Result result = MHD_queue_response(request->connection, reply->status, response);
+  MHD_destroy_response(response);
+  request->private.state = REQUEST_SENT;
+  halut_connection_enter(halut_connection_of(request->connection), HALUT_PHASE_SENDING);
+  return result;
+}
+
+/* ---- looking at a request ---- */
+
+const char *halut_request_header(const struct halut_request *request, const char *name) {
+  return MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, name);
+}
+
+const char *halut_request_query(const struct halut_request *request, const char *name) {
+  const char *value = NULL;
+  size_t bytes = 0;
+  /* "?flag" has no value: the flag is there, and empty. */
+  if (MHD_lookup_connection_value_n(request->connection, MHD_GET_ARGUMENT_KIND, name, strlen(name),
+                                    &value, &bytes) != MHD_YES)
+    return NULL;
+  return value != NULL ? value : "";
+}
+
+struct stranger {
+  const char *const *names;
+  const char *found;
+};
+
+static enum MHD_Result stranger_check(void *self, enum MHD_ValueKind kind, const char *key,
+                                      const char *value) {
+  struct stranger *stranger = self;
+  (void)kind;
+  (void)value;
+  for (const char *const *name = stranger->names; *name != NULL; name++)
+    if (strcmp(*name, key) == 0)
+      return MHD_YES;
+  stranger->found = key;
+  return MHD_NO;
+}
+
+const char *halut_request_stranger(const struct halut_request *request, const char *const *names) {
+  struct stranger stranger = {.names = names};
+  MHD_get_connection_values(request->connection, MHD_GET_ARGUMENT_KIND, stranger_check, &stranger);
+  return stranger.found;
+}
+
+bool halut_request_gone(const struct halut_request *request) {
+  char byte;
+  ssize_t bytes = recv(request->private.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return bytes == 0;
+}
+
+/* ---- the first call: headers ---- */
+
+struct header_list {
+  struct halut_guard_header header[HALUT_HEADERS_MAX];
+  size_t count; /* may exceed the array */
+};
+
+static enum MHD_Result header_collect(void *self, enum MHD_ValueKind kind, const char *key,
+                                      size_t key_bytes, const char *value, size_t value_bytes) {
+  struct header_list *list = self;
+  (void)kind;
+  if (list->count < HALUT_HEADERS_MAX)
+    list->header[list->count] =
+        (struct halut_guard_header){.name = key,
+                                    .name_bytes = key_bytes,
+                                    .value = value != NULL ? value : "",
+                                    .value_bytes = value != NULL ? value_bytes : 0};
+  list->count++;
+  return MHD_YES;
+}
+
+static unsigned method_parse(const char *verb) {
+  if (strcmp(verb, "GET") == 0 || strcmp(verb, "HEAD") == 0)
+    return HALUT_GET;
+  if (strcmp(verb, "POST") == 0)
+    return HALUT_POST;
+  if (strcmp(verb, "PUT") == 0)
+    return HALUT_PUT;
+  if (strcmp(verb, "DELETE") == 0)
+    return HALUT_DELETE;
+  return 0;
+}
+
+static bool pattern_match(const char *pattern, struct halut_request *request) {
+  const char *path = request->path;
+  size_t captures = 0;
+  while (*pattern != '\0') {
+    if (pattern[0] != '{') {
+      if (*pattern++ != *path++)
+        return false;
+      continue;
+    }
+    size_t bytes = strcspn(path, "/:");
+    if (bytes == 0)
+      return false;
+    assert(captures < HALUT_CAPTURES_MAX && pattern[1] == '}');
+    request->capture[captures].text = path;
+    request->capture[captures++].bytes = bytes;
+    path += bytes;
+    pattern += 2;
+  }
+  return *path == '\0';
+}
+
+static void request_refuse(struct halut_request *request, unsigned status, const char *text) {
+  reply_set_error(&request->reply, status, text);
+  request->private.state = REQUEST_REFUSED;
+}
+
+static void allow_list(unsigned methods, char *text, size_t bytes) {
+  snprintf(text, bytes, "%s%s%s%sOPTIONS", methods & HALUT_GET ? "GET, HEAD, " : "",
+           methods & HALUT_POST ? "POST, " : "", methods & HALUT_PUT ? "PUT, " : "",
+           methods & HALUT_DELETE ? "DELETE, " : "");
+}
+
+/* Sets the route, or the refusal that says why there is none. */
+static void request_route(struct halut_request *request) {
+  const struct halut_http_options *options = &request->http->options;
+  unsigned methods = 0;
+  char allow[48];
+  for (size_t i = 0; i < options->route_count; i++) {
+    if (!pattern_match(options->routes[i].pattern, request))
+      continue;
+    methods |= options->routes[i].methods;
+    if ((options->routes[i].methods & request->method) == 0)
+      continue;
+    request->route = &options->routes[i];
+    return;
+  }
+  if (methods == 0) {
+    char text[HALUT_PATH_MAX + 64];
+    snprintf(text, sizeof text, "no such path: %s", request->path);
+    request_refuse(request, 404, text);
+    return;
+  }
+  allow_list(methods, allow, sizeof allow);
+  if (strcmp(request->verb, "OPTIONS") == 0) {
+    request->reply.status = 204;
+    request->private.state = REQUEST_REFUSED;
+  } else {
+    char text[HALUT_PATH_MAX + 128];
+    snprintf(text, sizeof text, "%s is not a method of %s; it has %s", request->verb, request->path,
+             allow);
+    request_refuse(request, 405, text);
+  }
+  halut_reply_header(&request->reply, "Allow", "%s", allow);
+}
+
+/* The client's, if it is fit to be logged and echoed; else one of our own. */
+static void request_identify(struct halut_request *request) {
+  static const char fit[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:+/=";
+  const char *given = halut_request_header(request, "X-Request-Id");
+  if (given != NULL && given[0] != '\0' && strlen(given) < sizeof request->id &&
+      strspn(given, fit) == strlen(given)) {
+    memcpy(request->id, given, strlen(given) + 1);
+    return;
+  }
+  snprintf(request->id, sizeof request->id, "%08llx-%llx",
+           (unsigned long long)(request->arrived_ns & 0xffffffffu),
+           (unsigned long long)++request->http->ids);
+}
+
+/* Makes room for `bytes` in all; false after a refusal. */
+static bool body_reserve(struct halut_request *request, size_t bytes) {
+  struct halut_http *http = request->http;
+  if (bytes <= request->private.capacity)
+    return true;
+  uint64_t more = bytes - request->private.capacity;
+  if (http->body_bytes + more > http->options.body_total_max) {
+    http->options.dropped(http->options.self, "body-total-max");
+    request_refuse(request, 503,
+                   "the bodies of all requests together exceed body-total-max; try again");
+    return false;
+  }
+  uint8_t *body = realloc(request->body, bytes + 1);
+  if (body == NULL) {
+    request_refuse(request, 503, "no memory for the body; try again");
+    return false;
+  }
+  request->body = body;
+  request->private.capacity = bytes;
+  http->body_bytes += more;
+  return true;
+}
+
+static void body_release(struct halut_request *request) {
+  request->http->body_bytes -= request->private.capacity;
+  request->private.capacity = 0;
+  request->body_bytes = 0;
+  free(request->body);
+  request->body = NULL;
+}
+
+static void request_refuse_size(struct halut_request *request) {
+  char text[HALUT_PATH_MAX + 128];
+  snprintf(text, sizeof text, "the body exceeds the %llu bytes that %s takes%s",
+           (unsigned long long)request->private.body_max, request->path,
+           request->route != NULL && request->route->takes_data ? " (body-max)" : "");
+  request_refuse(request, 413, text);
+}
+
+static enum MHD_Result request_refuse_now(struct halut_request *request, unsigned status,
+                                          const char *text) {
+  request_refuse(request, status, text);
+  request->private.close = true;
+  return request_send(request);
+}
+
+static enum MHD_Result request_check(struct halut_request *request, const char *version) {
+  struct header_list list;
+  struct halut_guard_framing framing;
+  const char *reason = halut_connection_of(request->connection)->target_fault;
+  if (reason != NULL)
+    return request_refuse_now(request, 400, reason);
+  list.count = 0;
+  MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, header_collect, &list);
+  unsigned status = halut_guard_check(version, list.header, list.count, &framing, &reason);
+  if (status != 0)
+    return request_refuse_now(request, status, reason);
+  request_identify(request);
+  request_route(request);
+  bool takes_data = request->route != NULL && request->route->takes_data;
+  request->private.body_max = takes_data ? request->http->options.body_max : HALUT_BODY_SMALL;
+  if (request->private.state == REQUEST_READING &&
+      framing.content_length > request->private.body_max)
+    request_refuse_size(request);
+  if (request->private.state == REQUEST_READING && framing.content_length > 0)
+    body_reserve(request, (size_t)framing.content_length);
+  bool is_far = framing.content_length > DISCARD_MAX ||
+                (framing.expects_continue && framing.content_length > 0) ||
+                (framing.expects_continue && framing.chunked);
+  if (request->private.state != REQUEST_REFUSED || !is_far)
+    return MHD_YES;
+  request->private.close = true;
+  return request_send(request);
+}
+
+static enum MHD_Result request_begin(struct halut_http *http, struct MHD_Connection *connection,
+                                     const char *url, const char *method, const char *version,
+                                     void **slot) {
+  const union MHD_ConnectionInfo *info =
+      MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+  if (info == NULL || info->socket_context == NULL)
+    return MHD_NO; /* no memory at its start */
+  struct halut_request *request = calloc(1, sizeof *request);
+  if (request == NULL)
+    return MHD_NO;
+  *slot = request;
+  request->http = http;
+  request->connection = connection;
+  request->arrived_ns = halut_clock_ns();
+  request->private.fd = halut_connection_of(connection)->fd;
+  request->private.state = REQUEST_READING;
+  request->method = method_parse(method);
+  request->is_head = strcmp(method, "HEAD") == 0;
+  snprintf(request->verb, sizeof request->verb, "%s", method);
+  if (strncasecmp(url, "http://", 7) == 0 || strncasecmp(url, "https://", 8) == 0) {
+    const char *host = strchr(url, ':') + 3; /* a proxy may send the absolute form */
+    url = host[strcspn(host, "/")] != '\0' ? host + strcspn(host, "/") : "/";
+  }
+  if (strlen(url) >= sizeof request->path)
+    return request_refuse_now(request, 414, "the path is too long");
+  memcpy(request->path, url, strlen(url) + 1);
+  return request_check(request, version);
+}
+
+/* ---- the body, and what follows it ---- */
+
+static enum MHD_Result request_collect(struct halut_request *request, const char *data,
+                                       size_t *bytes) {
+  size_t piece = *bytes;
+  *bytes = 0;
+  if (request->private.state == REQUEST_READING &&
+      request->body_bytes + piece > request->private.body_max) {
+    request_refuse_size(request);
+    request->private.discarded = request->body_bytes;
+    body_release(request);
+  }
+  if (request->private.state == REQUEST_READING &&
+      request->body_bytes + piece > request->private.capacity) {
+    uint64_t grown =
+        request->private.capacity < BODY_FIRST ? BODY_FIRST : request->private.capacity * 2;
+    while (grown < request->body_bytes + piece)
+      grown *= 2;
+    if (grown > request->private.body_max)
+      grown = request->private.body_max;
+    if (!body_reserve(request, (size_t)grown))
+      body_release(request);
+  }
+  if (request->private.state == REQUEST_READING) {
+    memcpy(request->body + request->body_bytes, data, piece);
+    request->body_bytes += piece;
+    return MHD_YES;
+  }
+  if (request->private.state != REQUEST_REFUSED)
+    return MHD_YES; /* answered already: closing */
+  request->private.discarded += piece;
+  if (request->private.discarded <= request->private.body_max + DISCARD_MAX)
+    return MHD_YES;
+  halut_connection_abort(halut_connection_of(request->connection), "413 Content Too Large",
+                         "the body exceeds what this path takes");
+  return MHD_NO;
+}
+
+static enum MHD_Result request_finish(struct halut_request *request) {
+  if (request->private.state == REQUEST_READING) {
+    request->received_ns = halut_clock_ns();
+    if (request->body != NULL)
+      request->body[request->body_bytes] = 0;
+    request->route->handler(request->http->options.self, request);
+    assert(request->private.state != REQUEST_READING);
+  }
+  if (request->private.state == REQUEST_PARKED) {
+    MHD_suspend_connection(request->connection);
+    return MHD_YES;
+  }
+  if (request->private.state == REQUEST_SENT)
+    return MHD_YES;
+  return request_send(request);
+}
+
+enum MHD_Result halut_request_access(void *self, struct MHD_Connection *connection, const char *url,
+                                     const char *method, const char *version, const char *data,
+                                     size_t *bytes, void **slot) {
+  if (*slot == NULL)
+    return request_begin(self, connection, url, method, version, slot);
+  if (*bytes > 0)
+    return request_collect(*slot, data, bytes);
+  return request_finish(*slot);
+}
+
+void halut_request_park(struct halut_request *request) {
+  assert(request->private.state == REQUEST_READING);
+  request->private.state = REQUEST_PARKED;
+  request->http->parked++;
+  halut_connection_enter(halut_connection_of(request->connection), HALUT_PHASE_PARKED);
+}
+
+void halut_http_resume(struct halut_request *request) {
+  assert(request->private.state == REQUEST_PARKED);
+  request->private.state = REQUEST_READY;
+  request->http->parked--;
+  halut_connection_enter(halut_connection_of(request->connection), HALUT_PHASE_SENDING);
+  MHD_resume_connection(request->connection);
+}
+
+void halut_request_completed(void *self, struct MHD_Connection *connection, void **slot,
+                             enum MHD_RequestTerminationCode code) {
+  struct halut_http *http = self;
+  struct halut_request *request = *slot;
+  const union MHD_ConnectionInfo *info =
+      MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+  if (info != NULL && info->socket_context != NULL)
+    halut_connection_enter(info->socket_context, HALUT_PHASE_IDLE);
+  *slot = NULL;
+  if (request == NULL)
+    return;
+  assert(request->private.state != REQUEST_PARKED);
+  http->options.ended(http->options.self, request, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+  if (request->context_free != NULL)
+    request->context_free(request->context);
+  if (request->reply.owned)
+    free(request->reply.body);
+  body_release(request);
+  free(request);
+}

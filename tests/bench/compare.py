@@ -1,0 +1,132 @@
+#!/usr/bin/python3
+"""compare.py HALUT MODEL WORK: measure halut and ONNX Runtime on one core, interleaved.
+
+Each round runs, for each batch size, ours, the runtime's float32 and its int8, one after the other
+on one core. What counts is processor time for an image: it stays when the machine is shared. The
+ratio is taken within each round; its median and its least and greatest value are printed. Writes
+WORK/bench.json and, where Matplotlib is installed, WORK/bench.png.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PEERS = {"fp32": "resnet9_fp32.onnx", "int8": "resnet9_int8.onnx"}
+NAMES = {"halut": "halut", "fp32": "ONNX Runtime fp32", "int8": "ONNX Runtime int8"}
+
+
+def run(command, core):
+    """Run one measurement on `core`; returns its JSON object."""
+    done = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"compare.py: {' '.join(command)} failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def measure(options):
+    """Seconds of processor time for an image: {batch: {who: [one a round]}}."""
+    times = {batch: {who: [] for who in NAMES} for batch in options.batches}
+    for number in range(options.rounds):
+        for batch, by_who in times.items():
+            ours = [options.halut, "bench", options.model, "--threads", "1", "--batch", str(batch),
+                    "--seconds", str(options.seconds), "--json"]
+            by_who["halut"].append(run(ours, options.core)["cpu_seconds_per_image"])
+            for who, model in PEERS.items():
+                peer = ["node", os.path.join(HERE, "peer.mjs"), options.work,
+                        os.path.join(options.work, model), str(batch), str(options.seconds)]
+                by_who[who].append(run(peer, options.core)["cpu_seconds_per_image"])
+        print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
+    return times
+
+
+def summarise(times):
+    """Images a core-second and ratios, as {batch: {who: {...}}}."""
+    table = {}
+    for batch, by_who in times.items():
+        table[batch] = {}
+        for who, seconds in by_who.items():
+            ratios = [peer / ours for peer, ours in zip(seconds, by_who["halut"])]
+            table[batch][who] = {
+                "images_per_core_second": 1 / statistics.median(seconds),
+                "least": 1 / max(seconds), "greatest": 1 / min(seconds),
+                "ratio": statistics.median(ratios), "ratio_least": min(ratios),
+                "ratio_greatest": max(ratios),
+            }
+    return table
+
+
+def processor():
+    with open("/proc/cpuinfo") as info:
+        for line in info:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def print_table(table):
+    print("| batch | " + " | ".join(f"{NAMES[who]}, images/s" for who in NAMES) +
+          " | against fp32 | against int8 |")
+    print("| ---: | ---: | ---: | ---: | :---: | :---: |")
+    for batch, row in table.items():
+        cells = [f"{row[who]['images_per_core_second']:,.0f}" for who in NAMES]
+        for who in PEERS:
+            cell = row[who]
+            cells.append(f"{cell['ratio']:.2f}× ({cell['ratio_least']:.2f}-{cell['ratio_greatest']:.2f})")
+        print(f"| {batch} | " + " | ".join(cells) + " |")
+
+
+def draw(table, path):
+    try:
+        import matplotlib
+    except ImportError:
+        print("no picture: Matplotlib is not installed", file=sys.stderr)
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120)
+    colours = {"halut": "#0b6e4f", "fp32": "#a0a4a8", "int8": "#5b6770"}
+    for index, who in enumerate(NAMES):
+        cells = [row[who] for row in table.values()]
+        middle = [cell["images_per_core_second"] for cell in cells]
+        spread = [[m - cell["least"] for m, cell in zip(middle, cells)],
+                  [cell["greatest"] - m for m, cell in zip(middle, cells)]]
+        bars = axes.bar([n + (index - 1) * 0.27 for n in range(len(cells))], middle, 0.25,
+                        yerr=spread, capsize=3, color=colours[who], label=NAMES[who])
+        axes.bar_label(bars, [f"{value:,.0f}" for value in middle], padding=3, fontsize=8)
+    axes.set_xticks(range(len(table)), [f"batch {batch}" for batch in table])
+    axes.set_ylabel("images a second of one core")
+    axes.set_title("CIFAR-10 ResNet-9, one thread (higher is better)", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path)
+    print(f"picture: {path}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("halut")
+    parser.add_argument("model")
+    parser.add_argument("work")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 64])
+    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    options = parser.parse_args()
+    table = summarise(measure(options))
+    about = {"processor": processor(), "core": options.core, "rounds": options.rounds,
+             "seconds": options.seconds, "load": os.getloadavg()[0], "results": table}
+    with open(os.path.join(options.work, "bench.json"), "w") as out:
+        json.dump(about, out, indent=1)
+    print(f"\n{about['processor']}, core {options.core}, median of {options.rounds} interleaved rounds "
+          f"of {options.seconds:g} s, load {about['load']:.1f}\n")
+    print_table(table)
+    draw(table, os.path.join(options.work, "bench.png"))
+
+
+if __name__ == "__main__":
+    main()

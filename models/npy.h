@@ -1,11 +1,12 @@
 /* npy.h: NumPy's .npy arrays, in and out.
  *
- * Reads versions 1 to 3 of the format: little-endian float32, float64 and uint8 in C order, 1 to 4 dimensions.
- * All else is refused by name: other types, big-endian, Fortran order, Python objects, a file that ends early
- * or goes on too long. Nothing is executed and no length is believed. May be called from any thread.
+ * Reads versions 1 to 3 of the format: little-endian float32, float64 and uint8 in C order, 1 to 4
+ * dimensions. All else is refused by name: other types, big-endian, Fortran order, Python objects,
+ * a file that ends early or goes on too long. Nothing is executed and no length is believed. May be
+ * called from any thread.
  *
- * The format: "\x93NUMPY", two bytes of version, the header's length (2 bytes in version 1, else 4), a Python
- * dictionary of 'descr', 'fortran_order' and 'shape', then the values.
+ * The format: "\x93NUMPY", two bytes of version, the header's length (2 bytes in version 1, else
+ * 4), a Python dictionary of 'descr', 'fortran_order' and 'shape', then the values.
  */
 #ifndef HALUT_NPY_H
 #define HALUT_NPY_H
@@ -29,7 +30,8 @@ struct halut_npy {
   size_t map_bytes;
 };
 
-/* Maps and checks a file. Errors: HALUT_EIO, HALUT_EFORMAT, HALUT_ELIMIT; diag->offset is a byte of the file. */
+/* Maps and checks a file. Errors: HALUT_EIO, HALUT_EFORMAT, HALUT_ELIMIT; diag->offset is a byte of
+ * the file. */
 int halut_npy_open(const char *path, struct halut_npy *out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 /* The same from memory, which must outlive *out; nothing is owned. */
@@ -42,14 +44,15 @@ const char *halut_npy_type_name(enum halut_npy_type type); /* "float32" */
 
 /* Values first .. first + count - 1 as floats; float64 is rounded to nearest. */
 void halut_npy_floats(const struct halut_npy *npy, size_t first, size_t count, float *to);
-/* The values themselves if they are aligned floats in memory, else NULL: then copy with halut_npy_floats. */
+/* The values themselves if they are aligned floats in memory, else NULL: then copy with
+ * halut_npy_floats. */
 const float *halut_npy_in_place(const struct halut_npy *npy);
 
 /* Writes the bytes that come before the values, a multiple of 64; returns how many. */
 size_t halut_npy_head(char head[HALUT_NPY_HEAD_MAX], enum halut_npy_type type, uint32_t rank,
-                   const uint32_t *dim);
+                      const uint32_t *dim);
 /* Writes an array to a file, whole or not at all: beside it, synced, renamed over it. HALUT_EIO. */
 int halut_npy_write(const char *path, enum halut_npy_type type, uint32_t rank, const uint32_t *dim,
-                 const void *data, struct halut_diag *diag) __attribute__((warn_unused_result));
+                    const void *data, struct halut_diag *diag) __attribute__((warn_unused_result));
 
 #endif

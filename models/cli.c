@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "backends.h"
+
 enum { WORD_MAX = 48, HELP_COLUMN = 26, DRAW_NS = 100000000 };
 
 int halut_cli_error(const struct halut_command *command, int code, const char *format, ...) {
@@ -33,6 +35,47 @@ int halut_cli_fail(const struct halut_command *command, const char *subject, int
     fprintf(stderr, " (byte %llu)", (unsigned long long)diag->offset);
   fputc('\n', stderr);
   return HALUT_EXIT_FAILURE;
+}
+
+bool halut_cli_model(const struct halut_command *command, const char *path,
+                     struct halut_model **out) {
+  struct halut_diag diag = {0};
+  int rc = halut_model_open(path, out, &diag);
+  if (rc)
+    halut_cli_fail(command, path, rc, &diag);
+  return rc == 0;
+}
+
+static int backend_unknown(const struct halut_command *command, const char *name) {
+  char known[128] = "";
+  for (size_t i = 0; halut_backends[i]; i++) {
+    size_t used = strlen(known);
+    snprintf(known + used, sizeof(known) - used, "%s%s", i ? ", " : "", halut_backends[i]->name);
+  }
+  return halut_cli_error(command, HALUT_EXIT_USAGE, "unknown backend \"%s\"; this program has: %s",
+                         name, known);
+}
+
+bool halut_cli_session(const struct halut_command *command, const struct halut_model *model,
+                       const char *backend, const char *cpu, uint32_t batch_max,
+                       struct halut_session **out, int *exit_out) {
+  const struct halut_backend_ops *ops = halut_backends_find(backend);
+  if (!ops) {
+    *exit_out = backend_unknown(command, backend);
+    return false;
+  }
+  char options[64];
+  if (cpu && snprintf(options, sizeof(options), "cpu=%s", cpu) >= (int)sizeof(options)) {
+    *exit_out = halut_cli_error(command, HALUT_EXIT_USAGE, "unknown CPU ceiling \"%s\"", cpu);
+    return false;
+  }
+  struct halut_diag diag = {0};
+  int rc = halut_session_open(model, ops, cpu ? options : NULL, batch_max, out, &diag);
+  if (rc) {
+    halut_cli_fail(command, NULL, rc, &diag);
+    *exit_out = rc == HALUT_EINVALID ? HALUT_EXIT_USAGE : HALUT_EXIT_FAILURE;
+  }
+  return rc == 0;
 }
 
 int halut_cli_finish(const struct halut_command *command) {

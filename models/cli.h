@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "../core/halut.h"
+#include "session.h"
 
 enum halut_exit { HALUT_EXIT_OK = 0, HALUT_EXIT_FAILURE = 1, HALUT_EXIT_USAGE = 2 };
 
@@ -61,6 +62,15 @@ int halut_cli_error(const struct halut_command *command, int code, const char *f
  * NULL. */
 int halut_cli_fail(const struct halut_command *command, const char *subject, int error,
                    const struct halut_diag *diag);
+
+/* Opens a model; false after an error was printed. */
+bool halut_cli_model(const struct halut_command *command, const char *path,
+                     struct halut_model **out);
+/* Opens a session on the backend called `backend` with the CPU ceiling `cpu` (NULL for none); false
+ * after an error was printed, *exit_out being the exit code. */
+bool halut_cli_session(const struct halut_command *command, const struct halut_model *model,
+                       const char *backend, const char *cpu, uint32_t batch_max,
+                       struct halut_session **out, int *exit_out);
 
 /* Prints and releases `object`, which may be NULL for out of memory. Returns an exit code. */
 int halut_cli_json(const struct halut_command *command, json_t *object);

@@ -128,7 +128,7 @@ static int header_parse(struct halut_safetensors *file, struct halut_diag *diag)
     return halut_fail(diag, HALUT_EFORMAT, at, "header is not JSON: %s", error.text);
   }
   if (!json_is_object(file->root))
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES, "header is not a JSON object");
+    return halut_fail(diag, HALUT_EFORMAT, 0, "header is not a JSON object");
   return 0;
 }
 
@@ -137,7 +137,7 @@ static int metadata_parse(struct halut_safetensors *file, struct halut_diag *dia
   if (!metadata)
     return 0;
   if (!json_is_object(metadata))
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES, "__metadata__ is not an object");
+    return halut_fail(diag, HALUT_EFORMAT, 0, "__metadata__ is not an object");
   size_t count = json_object_size(metadata);
   file->pairs = calloc(count + 1, sizeof(*file->pairs));
   if (!file->pairs)
@@ -146,7 +146,7 @@ static int metadata_parse(struct halut_safetensors *file, struct halut_diag *dia
   json_t *value;
   json_object_foreach(metadata, key, value) {
     if (!json_is_string(value))
-      return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES, "metadata \"%.64s\" is not a string",
+      return halut_fail(diag, HALUT_EFORMAT, 0, "metadata \"%.64s\" is not a string",
                         key);
     file->pairs[file->pair_count++] = (struct halut_text_pair){key, json_string_value(value)};
   }
@@ -170,17 +170,17 @@ static int shape_parse(struct halut_named_tensor *named, const json_t *shape,
   for (uint32_t i = 0; i < HALUT_RANK_MAX; i++)
     tensor->dim[i] = 1;
   if (!json_is_array(shape))
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES, "tensor \"%.64s\": shape is not an array",
+    return halut_fail(diag, HALUT_EFORMAT, 0, "tensor \"%.64s\": shape is not an array",
                       named->name);
   if (json_array_size(shape) > HALUT_RANK_MAX)
-    return halut_fail(diag, HALUT_ELIMIT, LENGTH_BYTES,
+    return halut_fail(diag, HALUT_ELIMIT, 0,
                       "tensor \"%.64s\": %zu dimensions exceed %d", named->name,
                       json_array_size(shape), HALUT_RANK_MAX);
   tensor->rank = (uint32_t)json_array_size(shape);
   for (uint32_t i = 0; i < tensor->rank; i++) {
     uint64_t size;
     if (!whole_number(json_array_get(shape, i), UINT32_MAX, &size))
-      return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES,
+      return halut_fail(diag, HALUT_EFORMAT, 0,
                         "tensor \"%.64s\": dimension %u is not a whole number up to %u",
                         named->name, i, UINT32_MAX);
     tensor->dim[i] = (uint32_t)size;
@@ -192,17 +192,17 @@ static int tensor_parse(struct halut_safetensors *file, const char *name, const 
                         struct halut_named_tensor *named, struct halut_diag *diag) {
   named->name = name;
   if (!json_is_object(entry))
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES, "tensor \"%.64s\" is not an object", name);
+    return halut_fail(diag, HALUT_EFORMAT, 0, "tensor \"%.64s\" is not an object", name);
   if (json_object_size(entry) != 3)
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES,
+    return halut_fail(diag, HALUT_EFORMAT, 0,
                       "tensor \"%.64s\" must have dtype, shape and data_offsets only", name);
   const json_t *dtype = json_object_get(entry, "dtype");
   if (!json_is_string(dtype))
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES, "tensor \"%.64s\": dtype is not a string",
+    return halut_fail(diag, HALUT_EFORMAT, 0, "tensor \"%.64s\": dtype is not a string",
                       name);
   named->tensor.dtype = halut_dtype_parse(json_string_value(dtype));
   if (!named->tensor.dtype)
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES,
+    return halut_fail(diag, HALUT_EFORMAT, 0,
                       "tensor \"%.64s\": dtype \"%.16s\" is not known", name,
                       json_string_value(dtype));
   int rc = shape_parse(named, json_object_get(entry, "shape"), diag);
@@ -215,14 +215,14 @@ static int tensor_parse(struct halut_safetensors *file, const char *name, const 
   if (!json_is_array(offsets) || json_array_size(offsets) != 2 ||
       !whole_number(json_array_get(offsets, 0), INT64_MAX, &begin) ||
       !whole_number(json_array_get(offsets, 1), INT64_MAX, &end))
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES,
+    return halut_fail(diag, HALUT_EFORMAT, 0,
                       "tensor \"%.64s\": data_offsets are not two whole numbers", name);
   if (begin > end)
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES,
+    return halut_fail(diag, HALUT_EFORMAT, 0,
                       "tensor \"%.64s\" ends (%llu) before it begins (%llu)", name,
                       (unsigned long long)end, (unsigned long long)begin);
   if (end > data_bytes)
-    return halut_fail(diag, HALUT_EFORMAT, LENGTH_BYTES,
+    return halut_fail(diag, HALUT_EFORMAT, 0,
                       "tensor \"%.64s\" ends at byte %llu of a data section of %zu", name,
                       (unsigned long long)end, data_bytes);
   named->offset = LENGTH_BYTES + file->header_bytes + begin;

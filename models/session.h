@@ -29,7 +29,8 @@ int halut_session_run(struct halut_session *session, const struct halut_tensor *
  * [n][channels][height][width] or I32 [n][classes]; the view dies with the call. For timing by
  * layer, for comparing backends, for explaining. With `plain` every node is computed unfused, so
  * that each node is seen with its own value; without it, a fused group is reported once, as its
- * last node. NULL removes it. */
+ * last node. A large batch runs in parts: then each part, in order, is reported node by node with
+ * its own n. NULL removes it. */
 typedef void halut_observe_fn(void *self, uint32_t node, const struct halut_tensor *value);
 void halut_session_observe(struct halut_session *session, halut_observe_fn *observe, void *self,
                            int plain);

@@ -45,7 +45,7 @@ enum { HALUT_LOG_ERROR = 0, HALUT_LOG_WARNING, HALUT_LOG_INFO, HALUT_LOG_DEBUG }
 struct halut_config {
 #define GROUP(title)
 #define TEXT(field, key, value, argument, help) char field[HALUT_CONFIG_TEXT_MAX];
-#define WORD(field, key, value, words, help) uint32_t field;
+#define WORD(field, key, value, help, ...) uint32_t field;
 #define COUNT(field, key, value, min, max, argument, help) uint64_t field;
 #define BYTES(field, key, value, min, max, argument, help) uint64_t field;
 #include "config.inc"

@@ -1,0 +1,621 @@
+/* json.c: DESIGN. Splitting walks the body once, outside of big values byte by byte (that is
+ * little) and inside them 64 bytes at a time, looking only for brackets and quotes. It checks no
+ * grammar: what it does not understand goes into the envelope as it is, and jansson says what is
+ * wrong with it. Positions in jansson's messages are mapped back to the body, so that they point
+ * into what the client sent. */
+#include "json.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+#include "number.h"
+
+/* ---- Splitting ---- */
+
+enum { DEPTH_LIMIT = 512, CUTS_FIRST = 16, MARK_MAX = 16 };
+
+/* A piece of the body that the envelope has a mark for. */
+struct cut {
+  size_t body_at, body_bytes, mark_at, mark_bytes;
+};
+
+struct split {
+  const char *body, *end, *p;
+  const char *const *keys;
+  uint32_t depth, depth_max;
+  bool object[DEPTH_LIMIT + 1]; /* by depth: the container is an object */
+  char *envelope;
+  size_t envelope_bytes;
+  struct halut_json_slice *slices;
+  struct cut *cuts;
+  uint32_t count, capacity;
+  struct halut_diag *diag;
+};
+
+static bool is_blank(char c) {
+  return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+static const char *skip_blanks(const char *p, const char *end) {
+  while (p < end && is_blank(*p))
+    p++;
+  return p;
+}
+
+/* From the opening quote to past the closing one, or to the end if there is none. */
+static const char *skip_string(const char *p, const char *end) {
+  for (p++; p < end;) {
+    const char *quote = memchr(p, '"', (size_t)(end - p));
+    if (quote == NULL)
+      return end;
+    /* It is escaped if an odd number of backslashes stands before it. */
+    const char *slash = quote;
+    while (slash > p && slash[-1] == '\\')
+      slash--;
+    p = quote + 1;
+    if ((quote - slash) % 2 == 0)
+      return p;
+  }
+  return end;
+}
+
+/* From '[' to past its ']', or to the end if there is none. */
+static const char *skip_array(const char *p, const char *end) {
+  size_t open = 0;
+  while (p < end) {
+    if (end - p >= 64) {
+      uint8_t found =
+          0; /* a loop of fixed length and no branch: the compiler makes vectors of it */
+      for (unsigned i = 0; i < 64; i++) {
+        found |= (uint8_t)((p[i] == '[') | (p[i] == ']') | (p[i] == '"'));
+      }
+      if (found == 0) {
+        p += 64;
+        continue;
+      }
+    }
+    const char *stop = end - p < 64 ? end : p + 64;
+    while (p < stop) {
+      char c = *p;
+      if (c == '"') {
+        p = skip_string(p, end);
+        break;
+      }
+      p++;
+      if (c == '[')
+        open++;
+      if (c == ']' && --open == 0)
+        return p;
+    }
+  }
+  return end;
+}
+
+/* True if the array at p holds numbers (or nothing): its first scalar is no string and no object.
+ */
+static bool is_number_array(const char *p, const char *end) {
+  while (p < end && (is_blank(*p) || *p == '['))
+    p++;
+  return p < end && *p != '"' && *p != '{';
+}
+
+static int put(struct split *s, const char *text, size_t bytes) {
+  if (bytes > HALUT_JSON_ENVELOPE_MAX - s->envelope_bytes) {
+    return halut_fail(s->diag, HALUT_ELIMIT, (uint64_t)(s->p - s->body),
+                      "JSON: more than %d bytes beside its arrays of numbers and base64 strings",
+                      HALUT_JSON_ENVELOPE_MAX);
+  }
+  memcpy(s->envelope + s->envelope_bytes, text, bytes);
+  s->envelope_bytes += bytes;
+  return 0;
+}
+
+static int grow(struct split *s) {
+  if (s->count < s->capacity)
+    return 0;
+  if (s->count == HALUT_JSON_SLICES_MAX) {
+    return halut_fail(s->diag, HALUT_ELIMIT, (uint64_t)(s->p - s->body),
+                      "JSON: more than %d arrays of numbers and base64 strings",
+                      HALUT_JSON_SLICES_MAX);
+  }
+  uint32_t capacity = s->capacity == 0 ? CUTS_FIRST : s->capacity * 2;
+  struct halut_json_slice *slices = realloc(s->slices, capacity * sizeof *slices);
+  if (slices != NULL)
+    s->slices = slices;
+  struct cut *cuts = realloc(s->cuts, capacity * sizeof *cuts);
+  if (cuts != NULL)
+    s->cuts = cuts;
+  if (slices == NULL || cuts == NULL) {
+    return halut_fail(s->diag, HALUT_ENOMEM, 0, "JSON: no memory for %u arrays", capacity);
+  }
+  s->capacity = capacity;
+  return 0;
+}
+
+/* Replaces the value from s->p to `next` by its index in brackets. */
+static int cut_out(struct split *s, const char *next) {
+  int error = grow(s);
+  if (error != 0)
+    return error;
+  bool is_string = *s->p == '"';
+  s->slices[s->count] =
+      (struct halut_json_slice){.text = s->p + is_string,
+                                .bytes = (size_t)(next - s->p) - (is_string ? 2 : 0),
+                                .offset = (uint64_t)(s->p - s->body) + is_string,
+                                .is_string = is_string};
+  char mark[MARK_MAX];
+  size_t mark_bytes = (size_t)snprintf(mark, sizeof mark, "[%u]", s->count);
+  s->cuts[s->count] = (struct cut){.body_at = (size_t)(s->p - s->body),
+                                   .body_bytes = (size_t)(next - s->p),
+                                   .mark_at = s->envelope_bytes,
+                                   .mark_bytes = mark_bytes};
+  s->count++;
+  error = put(s, mark, mark_bytes);
+  s->p = next;
+  return error;
+}
+
+static bool is_key(const struct split *s, const char *text, size_t bytes) {
+  for (const char *const *key = s->keys; *key != NULL; key++) {
+    if (strlen(*key) == bytes && memcmp(*key, text, bytes) == 0)
+      return true;
+  }
+  return false;
+}
+
+/* At a quote. Copies the string, and if it is one of the keys and its value is big, cuts that out.
+ */
+static int split_string(struct split *s) {
+  const char *start = s->p;
+  const char *next = skip_string(start, s->end);
+  const char *colon = skip_blanks(next, s->end);
+  bool member = s->object[s->depth] && colon < s->end && *colon == ':' && next - start >= 2 &&
+                is_key(s, start + 1, (size_t)(next - start) - 2);
+  const char *value = member ? skip_blanks(colon + 1, s->end) : next;
+  int error = put(s, start, (size_t)(value - start));
+  s->p = value;
+  if (error != 0 || !member || value == s->end)
+    return error;
+  const char *past = value;
+  if (*value == '"')
+    past = skip_string(value, s->end);
+  if (*value == '[' && is_number_array(value, s->end))
+    past = skip_array(value, s->end);
+  /* One that has no end is left to jansson to complain of, without its (perhaps long) contents. */
+  if (past == value)
+    return 0;
+  bool closed = past - value >= 2 && past[-1] == (*value == '"' ? '"' : ']');
+  if (closed)
+    return cut_out(s, past);
+  return halut_fail(s->diag, HALUT_EINVALID, (uint64_t)(value - s->body),
+                    "JSON: the %s at byte %zu has no end", *value == '"' ? "string" : "array",
+                    (size_t)(value - s->body));
+}
+
+static int split_body(struct split *s) {
+  while (s->p < s->end) {
+    char c = *s->p;
+    if (c == '"') {
+      int error = split_string(s);
+      if (error != 0)
+        return error;
+      continue;
+    }
+    if (c == '{' || c == '[') {
+      if (s->depth == s->depth_max) {
+        return halut_fail(s->diag, HALUT_ELIMIT, (uint64_t)(s->p - s->body),
+                          "JSON: nested deeper than %u levels at byte %zu", s->depth_max,
+                          (size_t)(s->p - s->body));
+      }
+      s->object[++s->depth] = c == '{';
+    }
+    if ((c == '}' || c == ']') && s->depth > 0)
+      s->depth--;
+    int error = put(s, s->p, 1);
+    if (error != 0)
+      return error;
+    s->p++;
+  }
+  return 0;
+}
+
+/* Where byte `at` of the envelope came from. */
+static size_t body_offset(const struct split *s, size_t at) {
+  size_t moved = 0;
+  for (uint32_t i = 0; i < s->count && s->cuts[i].mark_at + s->cuts[i].mark_bytes <= at; i++) {
+    moved += s->cuts[i].body_bytes - s->cuts[i].mark_bytes;
+  }
+  size_t offset = at + moved;
+  return offset < (size_t)(s->end - s->body) ? offset : (size_t)(s->end - s->body);
+}
+
+static int fail_syntax(const struct split *s, const json_error_t *error) {
+  size_t at = body_offset(s, error->position > 0 ? (size_t)error->position : 0);
+  size_t line = 1, column = 1;
+  for (size_t i = 0; i < at; i++) {
+    line += s->body[i] == '\n';
+    column = s->body[i] == '\n' ? 1 : column + 1;
+  }
+  return halut_fail(s->diag, HALUT_EINVALID, at, "JSON: line %zu, column %zu: %.100s", line, column,
+                    error->text);
+}
+
+static int load_envelope(struct split *s, struct halut_json *json) {
+  json_error_t error;
+  json->root = json_loadb(s->envelope, s->envelope_bytes, JSON_REJECT_DUPLICATES, &error);
+  if (json->root == NULL) {
+    if (json_error_code(&error) == json_error_out_of_memory) {
+      return halut_fail(s->diag, HALUT_ENOMEM, 0, "JSON: no memory for the body");
+    }
+    return fail_syntax(s, &error);
+  }
+  if (!json_is_object(json->root)) {
+    return halut_fail(s->diag, HALUT_EINVALID, 0, "JSON: the body must be an object");
+  }
+  return 0;
+}
+
+int halut_json_open(const char *body, size_t bytes, const char *const *keys, uint32_t depth_max,
+                    struct halut_json **out, struct halut_diag *diag) {
+  assert(depth_max <= DEPTH_LIMIT);
+  struct split split = {.body = body,
+                        .end = body + bytes,
+                        .p = body,
+                        .keys = keys,
+                        .depth_max = depth_max,
+                        .diag = diag};
+  struct halut_json *json = calloc(1, sizeof *json);
+  size_t room = bytes < HALUT_JSON_ENVELOPE_MAX ? bytes : HALUT_JSON_ENVELOPE_MAX;
+  split.envelope = malloc(room + HALUT_JSON_SLICES_MAX * MARK_MAX + 1);
+  int error = json == NULL || split.envelope == NULL
+                  ? halut_fail(diag, HALUT_ENOMEM, 0, "JSON: no memory for the envelope")
+                  : split_body(&split);
+  if (error == 0) {
+    json->body = body;
+    json->slice_count = split.count;
+    error = load_envelope(&split, json);
+  }
+  if (json != NULL)
+    json->slices = split.slices;
+  free(split.envelope);
+  free(split.cuts);
+  if (error != 0) {
+    halut_json_close(json);
+    return error;
+  }
+  *out = json;
+  return 0;
+}
+
+void halut_json_close(struct halut_json *json) {
+  if (json == NULL)
+    return;
+  json_decref(json->root);
+  free(json->slices);
+  free(json);
+}
+
+const struct halut_json_slice *halut_json_slice(const struct halut_json *json,
+                                                const json_t *value) {
+  if (!json_is_array(value) || json_array_size(value) != 1)
+    return NULL;
+  const json_t *index = json_array_get(value, 0);
+  if (!json_is_integer(index))
+    return NULL;
+  json_int_t i = json_integer_value(index);
+  return i >= 0 && i < (json_int_t)json->slice_count ? &json->slices[i] : NULL;
+}
+
+/* ---- Members ---- */
+
+enum { VALUE_TEXT_MAX = 48 };
+
+/* What a value is, for "must be …, not …". */
+static const char *describe(const json_t *value, char out[VALUE_TEXT_MAX]) {
+  switch (json_typeof(value)) {
+  case JSON_STRING:
+    snprintf(out, VALUE_TEXT_MAX, "\"%.24s\"", json_string_value(value));
+    break;
+  case JSON_INTEGER:
+    snprintf(out, VALUE_TEXT_MAX, "%lld", (long long)json_integer_value(value));
+    break;
+  case JSON_REAL:
+    snprintf(out, VALUE_TEXT_MAX, "%.9g", json_real_value(value));
+    break;
+  case JSON_TRUE:
+    return "true";
+  case JSON_FALSE:
+    return "false";
+  case JSON_NULL:
+    return "null";
+  case JSON_ARRAY:
+    return "an array";
+  case JSON_OBJECT:
+    return "an object";
+  }
+  return out;
+}
+
+static int fail_missing(const char *key, struct halut_diag *diag) {
+  return halut_fail(diag, HALUT_EINVALID, 0, "%.40s: missing", key);
+}
+
+int halut_json_get_text(const json_t *object, const char *key, bool required, const char **out,
+                        struct halut_diag *diag) {
+  const json_t *value = json_object_get(object, key);
+  if (value == NULL)
+    return required ? fail_missing(key, diag) : 0;
+  if (!json_is_string(value)) {
+    char text[VALUE_TEXT_MAX];
+    return halut_fail(diag, HALUT_EINVALID, 0, "%.40s: must be a string, not %s", key,
+                      describe(value, text));
+  }
+  *out = json_string_value(value);
+  return 0;
+}
+
+int halut_json_get_int(const json_t *object, const char *key, bool required, int64_t min,
+                       int64_t max, int64_t *out, struct halut_diag *diag) {
+  const json_t *value = json_object_get(object, key);
+  if (value == NULL)
+    return required ? fail_missing(key, diag) : 0;
+  if (!json_is_integer(value) || json_integer_value(value) < min ||
+      json_integer_value(value) > max) {
+    char text[VALUE_TEXT_MAX];
+    return halut_fail(diag, HALUT_EINVALID, 0, "%.40s: must be an integer in %lld..%lld, not %s",
+                      key, (long long)min, (long long)max, describe(value, text));
+  }
+  *out = json_integer_value(value);
+  return 0;
+}
+
+int halut_json_get_bool(const json_t *object, const char *key, bool required, bool *out,
+                        struct halut_diag *diag) {
+  const json_t *value = json_object_get(object, key);
+  if (value == NULL)
+    return required ? fail_missing(key, diag) : 0;
+  if (!json_is_boolean(value)) {
+    char text[VALUE_TEXT_MAX];
+    return halut_fail(diag, HALUT_EINVALID, 0, "%.40s: must be true or false, not %s", key,
+                      describe(value, text));
+  }
+  *out = json_is_true(value);
+  return 0;
+}
+
+int halut_json_only(const json_t *object, const char *const *keys, struct halut_diag *diag) {
+  const char *key;
+  json_t *value;
+  /* The iterator needs a plain pointer; nothing is changed. */
+  json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+    bool known = false;
+    for (const char *const *k = keys; *k != NULL; k++)
+      known |= strcmp(*k, key) == 0;
+    if (known)
+      continue;
+    const char *nearest = halut_config_nearest(key, keys);
+    return nearest != NULL ? halut_fail(diag, HALUT_EINVALID, 0,
+                                        "%.40s: unknown member; is \"%s\" meant?", key, nearest)
+                           : halut_fail(diag, HALUT_EINVALID, 0, "%.40s: unknown member", key);
+  }
+  return 0;
+}
+
+/* ---- Writing ---- */
+
+/* Room for `bytes` more and a NUL; false if there is none. */
+static bool reserve(struct halut_json_out *out, size_t bytes) {
+  if (out->failed)
+    return false;
+  size_t needed;
+  if (__builtin_add_overflow(out->bytes, bytes, &needed) || needed > SIZE_MAX / 4) {
+    out->failed = true;
+    return false;
+  }
+  if (needed < out->capacity)
+    return true;
+  size_t capacity = out->capacity < 256 ? 256 : out->capacity * 2;
+  if (capacity <= needed)
+    capacity = needed + 1;
+  char *data = realloc(out->data, capacity);
+  if (data == NULL) {
+    out->failed = true;
+    return false;
+  }
+  out->data = data;
+  out->capacity = capacity;
+  return true;
+}
+
+static void append(struct halut_json_out *out, const char *text, size_t bytes) {
+  if (!reserve(out, bytes))
+    return;
+  memcpy(out->data + out->bytes, text, bytes);
+  out->bytes += bytes;
+}
+
+__attribute__((format(printf, 2, 0))) static void append_format(struct halut_json_out *out,
+                                                                const char *format, va_list list) {
+  va_list again;
+  va_copy(again, list);
+  int bytes = vsnprintf(NULL, 0, format, list);
+  if (bytes < 0)
+    out->failed = true;
+  if (bytes >= 0 && reserve(out, (size_t)bytes)) {
+    vsnprintf(out->data + out->bytes, (size_t)bytes + 1, format, again);
+    out->bytes += (size_t)bytes;
+  }
+  va_end(again);
+}
+
+void halut_json_out_format(struct halut_json_out *out, const char *format, ...) {
+  va_list list;
+  va_start(list, format);
+  append_format(out, format, list);
+  va_end(list);
+}
+
+/* The bytes of the UTF-8 character at text, or 0 if it is none (overlong, surrogate, past
+ * U+10FFFF). */
+static size_t utf8_bytes(const unsigned char *text) {
+  unsigned char c = text[0];
+  if (c < 0x80)
+    return 1;
+  size_t bytes = c >= 0xc2 && c <= 0xdf   ? 2
+                 : c >= 0xe0 && c <= 0xef ? 3
+                 : c >= 0xf0 && c <= 0xf4 ? 4
+                                          : 0;
+  for (size_t i = 1; i < bytes; i++) {
+    if ((text[i] & 0xc0) != 0x80)
+      return 0;
+  }
+  bool bad = (c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f) ||
+             (c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f);
+  return bad ? 0 : bytes;
+}
+
+void halut_json_out_string(struct halut_json_out *out, const char *text) {
+  append(out, "\"", 1);
+  const char *plain = text; /* start of what needs no change */
+  while (*text != '\0') {
+    size_t bytes = utf8_bytes((const unsigned char *)text);
+    bool change =
+        bytes == 0 || *text == '"' || *text == '\\' || (unsigned char)*text < ' ' || *text == 0x7f;
+    if (!change) {
+      text += bytes;
+      continue;
+    }
+    append(out, plain, (size_t)(text - plain));
+    if (bytes == 0) {
+      append(out, "\xef\xbf\xbd", 3);
+    } else if (*text == '"' || *text == '\\') {
+      halut_json_out_format(out, "\\%c", *text);
+    } else {
+      halut_json_out_format(out, "\\u%04x", (unsigned)*text);
+    }
+    plain = ++text;
+  }
+  append(out, plain, (size_t)(text - plain));
+  append(out, "\"", 1);
+}
+
+/* One function an element type: write_row(row, columns, at) gives the characters written. */
+static size_t write_row_f32(const void *row, size_t columns, char *at) {
+  const float *values = row;
+  char *p = at;
+  for (size_t i = 0; i < columns; i++) {
+    p += halut_number_write_f32(values[i], p);
+    *p++ = ',';
+  }
+  return (size_t)(p - at);
+}
+
+static size_t write_row_i32(const void *row, size_t columns, char *at) {
+  const int32_t *values = row;
+  char *p = at;
+  for (size_t i = 0; i < columns; i++) {
+    p += halut_number_write_i64(values[i], p);
+    *p++ = ',';
+  }
+  return (size_t)(p - at);
+}
+
+static size_t write_row_u8(const void *row, size_t columns, char *at) {
+  const uint8_t *values = row;
+  char *p = at;
+  for (size_t i = 0; i < columns; i++) {
+    p += halut_number_write_u64(values[i], p);
+    *p++ = ',';
+  }
+  return (size_t)(p - at);
+}
+
+typedef size_t write_row_fn(const void *row, size_t columns, char *at);
+
+static void write_rows(struct halut_json_out *out, const void *values, size_t rows, size_t columns,
+                       bool nested, size_t value_bytes, write_row_fn *write_row) {
+  append(out, "[", 1);
+  for (size_t row = 0; row < rows; row++) {
+    size_t room;
+    if (__builtin_mul_overflow(columns, (size_t)HALUT_NUMBER_TEXT_MAX, &room))
+      out->failed = true;
+    if (out->failed || !reserve(out, room + 3))
+      return;
+    char *p = out->data + out->bytes;
+    if (nested)
+      *p++ = '[';
+    p += write_row((const char *)values + row * columns * value_bytes, columns, p);
+    if (nested) {
+      if (columns > 0)
+        p--; /* the last comma */
+      *p++ = ']';
+      *p++ = ',';
+    }
+    out->bytes = (size_t)(p - out->data);
+  }
+  if (out->failed)
+    return;
+  if (out->data[out->bytes - 1] == ',')
+    out->bytes--;
+  append(out, "]", 1);
+}
+
+void halut_json_out_f32(struct halut_json_out *out, const float *values, size_t rows,
+                        size_t columns, bool nested) {
+  write_rows(out, values, rows, columns, nested, sizeof *values, write_row_f32);
+}
+
+void halut_json_out_i32(struct halut_json_out *out, const int32_t *values, size_t rows,
+                        size_t columns, bool nested) {
+  write_rows(out, values, rows, columns, nested, sizeof *values, write_row_i32);
+}
+
+void halut_json_out_u8(struct halut_json_out *out, const uint8_t *values, size_t rows,
+                       size_t columns, bool nested) {
+  write_rows(out, values, rows, columns, nested, sizeof *values, write_row_u8);
+}
+
+static int append_dump(const char *text, size_t bytes, void *out) {
+  append(out, text, bytes);
+  return 0;
+}
+
+void halut_json_out_value(struct halut_json_out *out, const json_t *value) {
+  if (json_dump_callback(value, append_dump, out, JSON_COMPACT | JSON_ENCODE_ANY) != 0) {
+    out->failed = true;
+  }
+}
+
+char *halut_json_out_take(struct halut_json_out *out, size_t *bytes_out) {
+  append(out, "", 0); /* a NUL has room even after nothing */
+  if (out->failed) {
+    halut_json_out_close(out);
+    return NULL;
+  }
+  char *data = out->data;
+  data[out->bytes] = '\0';
+  *bytes_out = out->bytes;
+  *out = (struct halut_json_out){0};
+  return data;
+}
+
+void halut_json_out_close(struct halut_json_out *out) {
+  free(out->data);
+  *out = (struct halut_json_out){0};
+}
+
+char *halut_json_error(size_t *bytes_out, const char *format, ...) {
+  struct halut_json_out text = {0}, out = {0};
+  va_list list;
+  va_start(list, format);
+  append_format(&text, format, list);
+  va_end(list);
+  halut_json_out_format(&out, "{\"error\":");
+  halut_json_out_string(&out, text.failed ? "out of memory" : text.data);
+  halut_json_out_format(&out, "}");
+  halut_json_out_close(&text);
+  return halut_json_out_take(&out, bytes_out);
+}

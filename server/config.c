@@ -515,6 +515,14 @@ struct argument {
   const char *value; /* NULL if there is none */
 };
 
+static const struct command *find_command(const char *key) {
+  for (unsigned i = 0; i < COMMANDS; i++) {
+    if (strcmp(commands[i].key, key) == 0)
+      return &commands[i];
+  }
+  return NULL;
+}
+
 /* Takes argv[*i], and argv[*i + 1] if that is its value. False if it is not a flag at all. */
 static bool take_argument(int argc, char *const *argv, int *i, struct argument *out) {
   const char *text = argv[*i];
@@ -531,21 +539,15 @@ static bool take_argument(int argc, char *const *argv, int *i, struct argument *
   memcpy(out->key, text + 2, bytes);
   out->key[bytes] = '\0';
   out->value = equals != NULL ? equals + 1 : NULL;
-  bool wants_value = find_setting(out->key) != NULL;
-  for (unsigned c = 0; c < COMMANDS; c++) {
-    wants_value |= strcmp(commands[c].key, out->key) == 0 && commands[c].argument != NULL;
+  const struct command *command = find_command(out->key);
+  bool wants_value = command != NULL ? command->argument != NULL : *i + 1 < argc;
+  /* What follows a misspelt key is taken for its value, not for a second mistake. */
+  if (command == NULL && find_setting(out->key) == NULL) {
+    wants_value = wants_value && argv[*i + 1][0] != '-';
   }
   if (out->value == NULL && wants_value && *i + 1 < argc)
     out->value = argv[++*i];
   return true;
-}
-
-static const struct command *find_command(const char *key) {
-  for (unsigned i = 0; i < COMMANDS; i++) {
-    if (strcmp(commands[i].key, key) == 0)
-      return &commands[i];
-  }
-  return NULL;
 }
 
 static void do_command(struct halut_config *config, const struct command *command,

@@ -9,7 +9,7 @@
 #define HALUT_VERSION "0.1.0"
 #endif
 
-#define COMMAND_MAP(XX) XX(learn) XX(matmul) XX(check) XX(serve)
+#define COMMAND_MAP(XX) XX(learn) XX(matmul) XX(eval) XX(check) XX(serve)
 
 #define XX(name) extern const struct halut_command halut_command_##name;
 COMMAND_MAP(XX)

@@ -22,9 +22,10 @@ SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c))
 RTL_SRC := $(wildcard rtl/*.c)
 TEST_SRC := $(wildcard tests/check_*.c)
 MODELS := $(wildcard models/*.safetensors)
+include rtl/rtl.mk
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
-CORE_LIBS = -lm
+CORE_LIBS = $(RTL_LIBS) -lm
 MODEL_LIBS = -ljansson -lnettle -llapacke -lopenblas -lpthread $(CORE_LIBS)
 SERVER_LIBS = -lmicrohttpd -luv -lspng -ljpeg -lz $(MODEL_LIBS)
 
@@ -42,7 +43,7 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(HALUT_CFLAGS) $(ISA_FLAGS) -c -o $@ $<
 
-$(BUILD)/libhalut.a: $(call object,$(CORE_SRC) $(MODEL_SRC) $(RTL_SRC))
+$(BUILD)/libhalut.a: $(call object,$(CORE_SRC) $(MODEL_SRC) $(RTL_SRC)) $(RTL_OBJ)
 	rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/halut: $(call object,$(CLI_SRC)) $(BUILD)/libhalut.a

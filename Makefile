@@ -3,6 +3,7 @@ CC ?= gcc
 CXX ?= g++
 BUILD ?= build
 PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
 CFLAGS ?= -O2 -g -fstack-protector-strong
 LDFLAGS ?= -Wl,-z,relro,-z,now
 WARN = -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Werror
@@ -10,9 +11,11 @@ HALUT_CFLAGS = -std=c17 $(WARN) -D_GNU_SOURCE -ffp-contract=off -fno-math-errno 
 
 # Debian packages: to build, to run the tests. Targets install the missing ones only.
 PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev liblapacke-dev \
-  libopenblas-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
-PACKAGES_TEST = check libsubunit-dev curl jq shellcheck python3-numpy python3-pil git systemd \
-  prometheus haproxy mandoc
+  libopenblas-dev nettle-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
+PACKAGES_TEST = check libsubunit-dev curl jq shellcheck mandoc python3-numpy python3-pil
+# For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.
+PACKAGES_DEPLOY = systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
+  aardvark-dns iptables catatonit uidmap mmdebstrap debian-archive-keyring
 
 # The folder decides what a source belongs to; a file named *_<isa>.c gets that ISA's flags and no other does.
 CORE_SRC := $(wildcard core/*.c)
@@ -25,15 +28,17 @@ MODELS := $(wildcard models/*.safetensors)
 include rtl/rtl.mk
 
 object = $(patsubst %.c,$(BUILD)/%.o,$(1))
+BLAS_LIBS ?= -llapacke -lopenblas
 CORE_LIBS = $(RTL_LIBS) -lm
-MODEL_LIBS = -ljansson -lnettle -llapacke -lopenblas -lpthread $(CORE_LIBS)
+MODEL_LIBS = -ljansson -lnettle $(BLAS_LIBS) -lpthread $(CORE_LIBS)
 SERVER_LIBS = -lmicrohttpd -luv -lspng -ljpeg -lz $(MODEL_LIBS)
 
 # The data set for the accuracy tests: the official binary layout, where `make data` put it or where this points.
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
 
 .DEFAULT_GOAL := all
-.PHONY: all tests help deps deps-test run check test bench asan ubsan tsan lint install data clean
+.PHONY: all tests help deps deps-test deps-deploy run check test bench asan ubsan tsan lint man install \
+  container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
 $(BUILD)/%_ssse3.o: ISA_FLAGS = -mssse3
@@ -56,13 +61,15 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call object,$(SERVER_SRC)) $(BUILD)/libha
 tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(filter-out %.d,$(MAKEFILE_LIST)) | expand -t 18
 	@echo "variables: BUILD=$(BUILD) CC=$(CC) CFLAGS PREFIX=$(PREFIX) DESTDIR HALUT_CIFAR10"
 
 deps: ## install the Debian packages that the build needs
 	@deploy/packages.sh $(PACKAGES)
 deps-test: ## install those and the packages that the tests need
 	@deploy/packages.sh $(PACKAGES) $(PACKAGES_TEST)
+deps-deploy: ## install the tools that check deploy/ and build the container image
+	@deploy/packages.sh $(PACKAGES_DEPLOY)
 
 run: deps ## install packages, build, and serve ./models on 127.0.0.1:8080
 	@$(MAKE) --no-print-directory all
@@ -95,12 +102,28 @@ lint: ## check the sources against the house rules
 bench: all ## measure against ONNX Runtime, interleaved on one core
 	tests/bench/run.sh $(BUILD)
 
-install: all ## install under PREFIX (and DESTDIR): programs, models
+man: $(BUILD)/halutd.8 ## write the manual pages, the annotated configuration and the completion
+$(BUILD)/halutd.8: all deploy/manual.sh
+	deploy/manual.sh $(BUILD)
+
+install: all man ## install under PREFIX (and DESTDIR): programs, models, manuals, systemd unit
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin
 	install $(BUILD)/halut $(DESTDIR)$(PREFIX)/bin/halut
 	install $(BUILD)/halutd $(DESTDIR)$(PREFIX)/sbin/halutd
 	install -d $(DESTDIR)$(PREFIX)/share/halut/models
 	install -m 644 $(MODELS) $(DESTDIR)$(PREFIX)/share/halut/models/
+	install -D -m 644 $(BUILD)/halut.1 $(DESTDIR)$(PREFIX)/share/man/man1/halut.1
+	install -D -m 644 $(BUILD)/halutd.8 $(DESTDIR)$(PREFIX)/share/man/man8/halutd.8
+	install -D -m 644 $(BUILD)/halut.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/halut
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(SYSCONFDIR)
+	sed 's,@SBIN@,$(PREFIX)/sbin,; s,@CONF@,$(SYSCONFDIR)/halutd.conf,' deploy/systemd/halutd.service \
+	  >$(DESTDIR)$(PREFIX)/lib/systemd/system/halutd.service
+	test -e $(DESTDIR)$(SYSCONFDIR)/halutd.conf || \
+	  sed 's,^#models = .*,models = $(PREFIX)/share/halut/models,' $(BUILD)/halutd.conf \
+	  >$(DESTDIR)$(SYSCONFDIR)/halutd.conf
+
+container-test: deps-deploy ## build the container image for real and test the running container
+	HALUT_BUILD=$(abspath $(BUILD)) tests/deploy/container.sh
 
 data: ## fetch CIFAR-10 in the official binary layout and verify it
 	deploy/cifar10.sh cifar-10-batches-bin

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# test: the files of deploy/ are accepted by the tools that will read them
+# tier: full
+#
+# `make deps-deploy` installs the tools; what is missing is skipped, by name.
+set -u
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# check TOOL WHAT COMMAND...
+check() {
+  local tool=$1 what=$2
+  shift 2
+  if ! command -v "$tool" >/dev/null; then
+    skipped=$((skipped + 1))
+    echo "skip: $what: $tool is not installed"
+  elif "$@" >"$work/log" 2>&1; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "$what was refused by $*:"
+    sed 's/^/  /' "$work/log"
+  fi
+}
+
+# The unit as it is installed, but with a program that exists here.
+unit() {
+  sed 's,@SBIN@/halutd,/bin/true,; s,@CONF@,/etc/halutd.conf,' deploy/systemd/halutd.service >"$work/halutd.service"
+  systemd-analyze verify --man=no "$work/halutd.service" &&
+    systemd-analyze security --no-pager --offline=true --threshold=15 "$work/halutd.service"
+}
+rules() {
+  cp deploy/alerts.yml tests/deploy/alerts_test.yml "$work"
+  (cd "$work" && promtool check rules alerts.yml && promtool test rules alerts_test.yml)
+}
+# Each object that the kustomization names must come out of it.
+kustomize() {
+  kubectl kustomize deploy/kubernetes >"$work/all.yaml" || return
+  local file kind
+  for file in deploy/kubernetes/*.yaml; do
+    kind=$(sed -n 's/^kind: //p' "$file")
+    case $file in
+      */kustomization.yaml | */kserve.yaml) ;;
+      *) grep -qx "kind: $kind" "$work/all.yaml" || { echo "no $kind"; return 1; } ;;
+    esac
+  done
+}
+# Every metric that an alert or the dashboard reads is one that the daemon has.
+metrics() {
+  local name missing=0
+  while read -r name; do
+    grep -qE "\"${name#halutd_}\"" server/metrics.inc server/metrics.c ||
+      { echo "the daemon has no metric $name"; missing=1; }
+  done < <(grep -ohE 'halutd_[a-z_]+' deploy/alerts.yml deploy/grafana/dashboards/*.json \
+    deploy/kubernetes/hpa.yaml | sed -E 's/_(bucket|sum|count)$//' | sort -u)
+  return $missing
+}
+
+# The generated pages have no error, and the generated configuration means what it says: each key,
+# taken out of its comment, is accepted with its default.
+manuals() {
+  deploy/manual.sh "$HALUT_BUILD" && mandoc -Tlint -W warning "$HALUT_BUILD/halutd.8" "$HALUT_BUILD/halut.1"
+}
+configuration() {
+  deploy/manual.sh "$HALUT_BUILD"
+  sed -E 's/^#([a-z-]+ = )/\1/' "$HALUT_BUILD/halutd.conf" >"$work/halutd.conf"
+  [ "$(grep -cE '^[a-z-]+ = ' "$work/halutd.conf")" -gt 15 ] &&
+    "$HALUT_BUILD/halutd" --config "$work/halutd.conf" --check-config
+}
+
+check systemd-analyze "the unit" unit
+check promtool "the alerts" rules
+check promtool "prometheus.yml" promtool check config --syntax-only deploy/prometheus.yml
+check haproxy "haproxy.cfg" haproxy -c -f deploy/haproxy.cfg
+check yamllint "YAML" yamllint -d '{extends: relaxed, rules: {line-length: {max: 120}}}' deploy
+check kubectl "the kustomization" kustomize
+check docker-compose "compose.yaml" docker-compose -f deploy/compose.yaml config -q
+check jq "the dashboard" jq -e '.panels | length > 5' deploy/grafana/dashboards/halutd.json
+check grep "the metrics that alerts and dashboard read" metrics
+check mandoc "the manual pages" manuals
+check "$HALUT_BUILD/halutd" "halutd.conf" configuration
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

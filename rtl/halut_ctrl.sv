@@ -1,9 +1,10 @@
 // halut_ctrl: the register file, the checks before a start, the load sequence and the counters.
 //
-// Registers: a request is taken every cycle and answered in the next (`reg_rvalid_o`); an address that no register
-// has, a write to a read-only one, and a read of a write-only one answer with `reg_error_o`. A start that is not
-// possible sets a bit of STATUS and does nothing else; a size written while it is in use is ignored and sets bit 9.
-// Load stream: `load_ready_o` is high for exactly the beats of the load that was started.
+// Registers: a request is taken every cycle and answered in the next (`reg_rvalid_o`); an address
+// that no register has, a write to a read-only one, and a read of a write-only one answer with
+// `reg_error_o`. A start that is not possible sets a bit of STATUS and does nothing else; a size
+// written while it is in use is ignored and sets bit 9. Load stream: `load_ready_o` is high for
+// exactly the beats of the load that was started.
 module halut_ctrl #(
   parameter int unsigned P = 4,
   parameter int unsigned M = 8,
@@ -96,8 +97,9 @@ module halut_ctrl #(
   assign count_clear = control && wdata_q[halut_pkg::ControlClear];
 
   // A sum may not be wider than AccW bits, and tables may not be written while a run reads them.
-  assign run_bad = run_groups_q == '0 || run_rows_q == '0 || run_groups_q > SizeMax || run_base_q >= SizeMax
-                || run_groups_q > SizeMax - run_base_q || 32'(run_groups_q) > SumGroups;
+  assign run_bad = run_groups_q == '0 || run_rows_q == '0 || run_groups_q > SizeMax
+                || run_base_q >= SizeMax || run_groups_q > SizeMax - run_base_q
+                || 32'(run_groups_q) > SumGroups;
   assign load_bad = load_groups_q == '0 || load_groups_q > SizeMax || load_base_q >= SizeMax
                  || load_groups_q > SizeMax - load_base_q;
   assign overlap = (32'(load_base_q) < 32'(run_base_q) + 32'(run_groups_q))
@@ -110,7 +112,8 @@ module halut_ctrl #(
     error_d = error_q;
     if ((run_ask && run_bad) || (load_ask && load_bad)) error_d[0] = 1'b1;
     if ((run_ask && run_busy_i) || (load_ask && load_busy_q)) error_d[1] = 1'b1;
-    if (overlap && ((run_ask && (load_busy_q || load_go)) || (load_ask && run_busy_i))) error_d[2] = 1'b1;
+    if (overlap && run_ask && (load_busy_q || load_go)) error_d[2] = 1'b1;
+    if (overlap && load_ask && run_busy_i) error_d[2] = 1'b1;
     if (req_q && write_q && writable && !control) begin
       if (addr_q == halut_regs_pkg::LOAD_BASE || addr_q == halut_regs_pkg::LOAD_GROUPS) begin
         if (load_busy_q) error_d[1] = 1'b1;

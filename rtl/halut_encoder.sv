@@ -1,8 +1,10 @@
-// halut_encoder: one codebook of one row: four values and fifteen thresholds in, the number of a leaf out.
+// halut_encoder: one codebook of one row: four values and fifteen thresholds in, the number of a
+// leaf out.
 //
-// Combinational. Thresholds lie in heap order, node n in byte n; byte 0 is unused. From node 1, level l goes right
-// iff its value is greater than the node's threshold (equal goes left), and node = 2 node + right. The code is the
-// path, level 0 in its top bit. Only one threshold a level is compared: the bits so far select it.
+// Combinational. Thresholds lie in heap order, node n in byte n; byte 0 is unused. From node 1,
+// level l goes right iff its value is greater than the node's threshold (equal goes left), and node
+// = 2 node + right. The code is the path, level 0 in its top bit. Only one threshold a level is
+// compared: the bits so far select it.
 module halut_encoder (
   input  logic [31:0]  value_i,      // byte l: what level l reads
   input  logic [127:0] threshold_i,  // byte n: threshold of node n

@@ -1,10 +1,11 @@
 // halut_flow: the path of a run through the pipeline: which beat is where, and who may move.
 //
-// Stages: input register, code register, sums, result registers, output beats. A beat taken in cycle t is in the sums
-// at the end of cycle t + 2; the last one of a row group is in the result registers at the end of t + 3 and its first
-// output beat is valid in t + 4. One input beat a cycle if the output keeps up: a row group is `Beats` output beats.
-// Back-pressure: when finished sums find the result registers occupied, all stages above hold still and `in_ready_o`
-// falls. Nothing is lost or repeated; input is taken only for the run that was started.
+// Stages: input register, code register, sums, result registers, output beats. A beat taken in
+// cycle t is in the sums at the end of cycle t + 2; the last one of a row group is in the result
+// registers at the end of t + 3 and its first output beat is valid in t + 4. One input beat a cycle
+// if the output keeps up: a row group is `Beats` output beats. Back-pressure: when finished sums
+// find the result registers occupied, all stages above hold still and `in_ready_o` falls. Nothing
+// is lost or repeated; input is taken only for the run that was started.
 module halut_flow #(
   parameter int unsigned GroupW = 1,  // bits of a group number
   parameter int unsigned Beats = 1,   // output beats of a row group

@@ -1,5 +1,5 @@
-// halut_gate: a clock gate. The enable is taken while the clock is low, so the gated clock has no short pulse.
-// Replace it by the library's cell where there is one.
+// halut_gate: a clock gate. The enable is taken while the clock is low, so the gated clock has no
+// short pulse. Replace it by the library's cell where there is one.
 module halut_gate (
   input  logic clk_i,
   input  logic en_i,

@@ -1,12 +1,14 @@
-// halut_lanes: the tables and the sums of M lanes for R rows at a time; the boundary between control and arithmetic.
+// halut_lanes: the tables and the sums of M lanes for R rows at a time; the boundary between
+// control and arithmetic.
 //
-// Write: `we_i` and `waddr_i` (codebook * 16 + leaf) announce a row, `wdata_i` one cycle later is its M signed bytes.
-// Sum: with `sum_en_i`, each lane adds for each row the P entries that `code_i` selects in group `group_i`, to 0 if
-// `sum_first_i`. Result: `res_en_i` copies all sums; `sum_o` is then, combinationally, those of output beat `beat_i`,
-// lanes beat * BeatLanes and on, [lane][row] signed and exact for 2^(AccW-8) codebooks. Holds still when not enabled.
+// Write: `we_i` and `waddr_i` (codebook * 16 + leaf) announce a row, `wdata_i` one cycle later is
+// its M signed bytes. Sum: with `sum_en_i`, each lane adds for each row the P entries that `code_i`
+// selects in group `group_i`, to 0 if `sum_first_i`. Result: `res_en_i` copies all sums; `sum_o` is
+// then, combinationally, those of output beat `beat_i`, lanes beat * BeatLanes and on, [lane][row]
+// signed and exact for 2^(AccW-8) codebooks. Holds still when not enabled.
 //
-// Both bodies keep entries with 128 added, so that they and their sums are unsigned; 128 a codebook (`offset_i`)
-// comes off. Latch = 0: halut_lanes_packed. Latch = 1: halut_lanes_latch.
+// Both bodies keep entries with 128 added, so that they and their sums are unsigned; 128 a codebook
+// (`offset_i`) comes off. Latch = 0: halut_lanes_packed. Latch = 1: halut_lanes_latch.
 module halut_lanes #(
   parameter int unsigned P = 4,
   parameter int unsigned M = 8,

@@ -1,7 +1,8 @@
 // halut_lanes_latch: halut_lanes for standard cells: latch rows, one adder tree a lane and row.
 //
-// P banks of C / P * 16 rows of M bytes. A bank is read by R ports at once, so R rows share its storage, which is
-// most of the area. Sums start at minus the offset instead of having it taken off at the end.
+// P banks of C / P * 16 rows of M bytes. A bank is read by R ports at once, so R rows share its
+// storage, which is most of the area. Sums start at minus the offset instead of having it taken off
+// at the end.
 module halut_lanes_latch #(
   parameter int unsigned P = 4,
   parameter int unsigned M = 8,

@@ -1,9 +1,10 @@
-// halut_lanes_packed: halut_lanes for a fast simulation: an array of 64-bit words, four 16-bit sums in each word.
+// halut_lanes_packed: halut_lanes for a fast simulation: an array of 64-bit words, four 16-bit sums
+// in each word.
 //
-// A row is M / 8 consecutive words of eight bytes, so the compiled model adds rows with vector instructions. Even and
-// odd bytes go to separate words of 16-bit sums, and no carry crosses from one sum to the next, because 256 bytes
-// sum to at most 65,280 (formal/packed.sv is the proof). Everything happens inside enabled clocked blocks:
-// an idle cycle costs nothing here.
+// A row is M / 8 consecutive words of eight bytes, so the compiled model adds rows with vector
+// instructions. Even and odd bytes go to separate words of 16-bit sums, and no carry crosses from
+// one sum to the next, because 256 bytes sum to at most 65,280 (formal/packed.sv is the proof).
+// Everything happens inside enabled clocked blocks: an idle cycle costs nothing here.
 module halut_lanes_packed #(
   parameter int unsigned P = 4,
   parameter int unsigned M = 8,
@@ -50,8 +51,9 @@ module halut_lanes_packed #(
     end
   end
 
-  // A loop over words that stays a loop in the compiled model (see RTL_VERILATE in the Makefile): the C++ compiler
-  // makes vector instructions of it, which it does not of the same statements written out.
+  // A loop over words that stays a loop in the compiled model (see RTL_VERILATE in the Makefile):
+  // the C++ compiler makes vector instructions of it, which it does not of the same statements
+  // written out.
   task automatic sum_row(input int unsigned r);
     logic [63:0] sum_even, sum_odd;
     for (int unsigned w = 0; w < Words; w++) begin
@@ -66,8 +68,8 @@ module halut_lanes_packed #(
     end
   endtask
 
-  // One process owns tables, sums and results and assigns them in place. Reads come before the writes of the same
-  // edge: results copy sums, sums read the tables, then a row is written.
+  // One process owns tables, sums and results and assigns them in place. Reads come before the
+  // writes of the same edge: results copy sums, sums read the tables, then a row is written.
   always_ff @(posedge clk_i) begin
     if (res_en_i) begin
       for (int unsigned r = 0; r < R; r++) begin
@@ -94,8 +96,8 @@ module halut_lanes_packed #(
         for (int unsigned r = 0; r < R; r++) begin
           sum_o[(l*R+r)*AccW +: AccW] =
               16'((l % 2 == 0 ? res_even[r][32'(beat_i) * (BeatLanes / 8) + l / 8]
-                              : res_odd[r][32'(beat_i) * (BeatLanes / 8) + l / 8]) >> (l % 8 / 2 * 16))
-              - offset_i;
+                              : res_odd[r][32'(beat_i) * (BeatLanes / 8) + l / 8])
+                  >> (l % 8 / 2 * 16)) - offset_i;
         end
       end
     end

@@ -1,5 +1,5 @@
-// halut_pkg: the numbers every module shares. A codebook is a tree of 4 levels over 8-bit values with 16 leaves;
-// a leaf has one signed byte a lane.
+// halut_pkg: the numbers every module shares. A codebook is a tree of 4 levels over 8-bit values
+// with 16 leaves; a leaf has one signed byte a lane.
 package halut_pkg;
   localparam int unsigned Leaves = 16;
   localparam int unsigned RowW = 20;   // bits of RUN_ROWS

@@ -1,9 +1,11 @@
-// halut_rows: a memory of rows, one write port, several read ports; the one place where bits are stored for long.
+// halut_rows: a memory of rows, one write port, several read ports; the one place where bits are
+// stored for long.
 //
-// Write: `we_i` and `waddr_i` announce a write; the data is `wdata_i` one cycle later, and may be read two cycles
-// after the announcement. Read: combinational. Two bodies stand behind this boundary: an array, for simulation and
-// for flip-flop or macro mapping, and rows of latches with a clock gate each, for small units in standard cells. A
-// latch row is open during the high half of the data cycle, so `wdata_i` must come straight from a register.
+// Write: `we_i` and `waddr_i` announce a write; the data is `wdata_i` one cycle later, and may be
+// read two cycles after the announcement. Read: combinational. Two bodies stand behind this
+// boundary: an array, for simulation and for flip-flop or macro mapping, and rows of latches with a
+// clock gate each, for small units in standard cells. A latch row is open during the high half of
+// the data cycle, so `wdata_i` must come straight from a register.
 module halut_rows #(
   parameter int unsigned Rows = 16,
   parameter int unsigned Width = 64,

@@ -1,5 +1,6 @@
-// halut_stream_check: the rule of every stream: once valid, a beat stays valid and unchanged until it is taken.
-// No hardware: simulation and proofs only. `Assume` makes it a promise of the other side, for proofs.
+// halut_stream_check: the rule of every stream: once valid, a beat stays valid and unchanged until
+// it is taken. No hardware: simulation and proofs only. `Assume` makes it a promise of the other
+// side, for proofs.
 module halut_stream_check #(
   parameter int unsigned Width = 8,
   parameter bit          Assume = 1'b0

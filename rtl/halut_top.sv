@@ -1,19 +1,23 @@
 // halut_top: one accelerator: registers, four streams, encoders, tables, sums.
 //
-// For each row: encode C values-of-four into codes, add the table rows that they select, give M exact int32 sums.
-//   in    P codebooks x 4 levels x R rows of bytes a beat, [p][level][row]; the groups of a row group in order
-//   load  17 beats a codebook: 16 thresholds (heap order, the first unused), then 16 rows of M signed bytes
+// For each row: encode C values-of-four into codes, add the table rows that they select, give M
+// exact int32 sums.
+//   in    P codebooks x 4 levels x R rows of bytes a beat, [p][level][row]; groups in order
+//   load  17 beats a codebook: 16 thresholds (heap order, the first unused), then 16 rows of M
+//         signed bytes
 //   acc   with RUN_FLAGS bit 0: a beat of int32 to add to each output beat, same order
-//   out   BeatLanes lanes x R rows of int32 a beat, [lane][row]; M / BeatLanes beats a row group; last: end of run
-// Loading runs beside computing, into groups that the run does not read. Tables and sums live in halut_lanes.
-// Latency: see halut_flow. P, R and C / P, M / BeatLanes are powers of two; M and BeatLanes are multiples of 8.
+//   out   BeatLanes lanes x R rows of int32 a beat, [lane][row]; M / BeatLanes beats a row group;
+//         last: end of run
+// Loading runs beside computing, into groups that the run does not read. Tables and sums live in
+// halut_lanes. Latency: see halut_flow. P, R and C / P, M / BeatLanes are powers of two; M and
+// BeatLanes are multiples of 8.
 module halut_top #(
   parameter int unsigned P = 4,           // codebooks a cycle
   parameter int unsigned M = 8,           // lanes: outputs of a tile
   parameter int unsigned R = 1,           // rows at a time
   parameter int unsigned C = 16,          // resident codebooks
   parameter int unsigned BeatLanes = 8,   // lanes in an output beat
-  parameter int unsigned AccW = 16,       // bits of a sum: exact for 2^(AccW-8) codebooks, at most 256
+  parameter int unsigned AccW = 16,       // bits of a sum, 9-16: exact for 2^(AccW-8) codebooks
   parameter int unsigned CountW = 64,     // bits of a counter
   parameter bit          Latch = 1'b0,    // body of the memories: 0 arrays, 1 latch rows
   localparam int unsigned LoadW = (M * 8 > 128) ? M * 8 : 128,
@@ -134,7 +138,8 @@ module halut_top #(
     .stall_out_o (stall_out)
   );
 
-  // The accumulate stream waits in one register: a beat may be offered long before its sum is ready.
+  // The accumulate stream waits in one register: a beat may be offered long before its sum is
+  // ready.
   assign acc_ready_o = !acc_full_q || (accumulate && out_fire);
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) acc_full_q <= 1'b0;
@@ -209,7 +214,8 @@ module halut_top #(
     assert (C % P == 0 && Groups == 1 << $clog2(Groups));
     assert (M % BeatLanes == 0 && BeatLanes % 8 == 0 && Beats == 1 << $clog2(Beats));
     assert (AccW > 8 && AccW <= 16 && (!Latch && AccW == 16 || Latch));
-    assert (P <= 1 << (AccW - 8) && P < 256 && R < 256 && M < 65536 && C < 65536 && BeatLanes < 256);
+    assert (P <= 1 << (AccW - 8) && P < 256 && R < 256 && BeatLanes < 256);
+    assert (M < 65536 && C < 65536);
   end
   halut_stream_check #(.Width(LoadW)) i_check_load (
     .clk_i(clk_i), .rst_ni(rst_ni), .clear_i(clear),

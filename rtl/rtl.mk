@@ -63,6 +63,18 @@ $(info Verilator is not installed: building without the rtl backend (`make deps`
 TEST_SRC := $(filter-out tests/check_rtl.c,$(TEST_SRC))
 endif
 
+# Every model, and the sizes that `make synth` reports, with and without assertions.
+RTL_LINT = $(VERILATOR) --lint-only -Wall --unroll-count 4096 --unroll-stmts 1000000 --top-module halut_top
+
 .PHONY: regs check-rtl lint-rtl formal synth
 regs: ## write the register package and table from rtl/regs.inc
 	rtl/regs.sh write
+lint-rtl: ## check the hardware sources with Verilator
+	rtl/regs.sh check
+	$(RTL_LINT) $(RTL_UNIT) --noassert $(RTL_SV)
+	$(RTL_LINT) $(RTL_TILED) --assert $(RTL_SV)
+	$(RTL_LINT) $(RTL_NARROW) --assert $(RTL_SV)
+	$(RTL_LINT) $(RTL_FLAT) --assert $(RTL_SV)
+	$(RTL_LINT) -GP=16 -GM=16 -GR=4 -GC=16 -GAccW=12 -GCountW=32 -GLatch="1'b1" --assert $(RTL_SV)
+check-rtl: lint-rtl $(BUILD)/tests/check_rtl ## lint the hardware and run its tests alone
+	$(BUILD)/tests/check_rtl

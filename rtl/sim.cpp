@@ -1,8 +1,9 @@
 // sim.cpp: the only C++ in the tree. Compiled once a model, with HALUT_SIM the name of the model.
 //
-// A cycle is two evaluations: inputs are set while the clock is low and evaluated, outputs are sampled, then the clock
-// rises. So a handshake is seen exactly as a register at the other end would see it. Ports wider than 64 bits
-// are arrays of words and are copied as bytes (the host is little-endian, like the ports).
+// A cycle is two evaluations: inputs are set while the clock is low and evaluated, outputs are
+// sampled, then the clock rises. So a handshake is seen exactly as a register at the other end
+// would see it. Ports wider than 64 bits are arrays of words and are copied as bytes (the host is
+// little-endian, like the ports).
 #include "sim.h"
 
 #include <cerrno>
@@ -33,22 +34,25 @@ struct Sim {
   uint64_t cycles = 0;
   uint64_t random = 0;
   uint8_t pause[kStreams] = {0, 0, 0, 0};
-  bool offered[kStreams] = {false, false, false, false};  // valid was raised and not yet taken
+  bool offered[kStreams] = {false, false, false, false}; // valid was raised and not yet taken
   bool taken_before[kStreams] = {false, false, false, false};
   halut_sim_seen seen{};
 
   void settle() { top.eval(); }
   void edge() {
-    if (fst) fst->dump(2 * cycles);
+    if (fst)
+      fst->dump(2 * cycles);
     top.clk_i = 1;
     top.eval();
-    if (fst) fst->dump(2 * cycles + 1);
+    if (fst)
+      fst->dump(2 * cycles + 1);
     top.clk_i = 0;
     ++cycles;
   }
   // Whether a stream may act in this cycle. Once valid it must stay so.
   bool willing(int stream) {
-    if (pause[stream] == 0 || offered[stream]) return true;
+    if (pause[stream] == 0 || offered[stream])
+      return true;
     random ^= random << 13;
     random ^= random >> 7;
     random ^= random << 17;
@@ -66,7 +70,9 @@ struct Sim {
   }
 };
 
-Sim *self_of(void *self) { return static_cast<Sim *>(self); }
+Sim *self_of(void *self) {
+  return static_cast<Sim *>(self);
+}
 
 int access(Sim *s, bool write, uint32_t offset, uint32_t value, uint32_t *value_out) {
   s->top.reg_valid_i = 1;
@@ -78,7 +84,8 @@ int access(Sim *s, bool write, uint32_t offset, uint32_t value, uint32_t *value_
   s->top.reg_valid_i = 0;
   s->settle();
   const bool bad = !s->top.reg_rvalid_o || s->top.reg_error_o || offset > 0xff;
-  if (!bad && value_out) *value_out = s->top.reg_rdata_o;
+  if (!bad && value_out)
+    *value_out = s->top.reg_rdata_o;
   s->edge();
   return bad ? HALUT_EDEVICE : 0;
 }
@@ -92,12 +99,14 @@ int bus_write32(void *self, uint32_t offset, uint32_t value) {
   const int err = access(s, true, offset, value, nullptr);
   if (offset == HALUT_REG_CONTROL && (value & HALUT_CONTROL_RESET)) {
     s->top.load_valid_i = s->top.in_valid_i = s->top.acc_valid_i = 0;
-    for (bool &offered : s->offered) offered = false;
+    for (bool &offered : s->offered)
+      offered = false;
   }
   return err;
 }
 
-int bus_configure(void *self, size_t load_bytes, size_t in_bytes, size_t acc_bytes, size_t out_bytes) {
+int bus_configure(void *self, size_t load_bytes, size_t in_bytes, size_t acc_bytes,
+                  size_t out_bytes) {
   const Model &top = self_of(self)->top;
   return load_bytes == sizeof top.load_data_i && in_bytes == sizeof top.in_data_i &&
                  acc_bytes == sizeof top.acc_data_i && out_bytes == sizeof top.out_data_o
@@ -110,7 +119,8 @@ void offer(Sim *s, int stream, const halut_beats &beats, CData &valid, Port &por
   const bool was = s->offered[stream];
   valid = beats.done < beats.count && s->willing(stream);
   if (valid && !was) {
-    std::memcpy(&port, static_cast<const uint8_t *>(beats.data) + beats.done * sizeof port, sizeof port);
+    std::memcpy(&port, static_cast<const uint8_t *>(beats.data) + beats.done * sizeof port,
+                sizeof port);
   }
 }
 
@@ -121,7 +131,8 @@ int bus_transfer(void *self, struct halut_transfer *t, uint64_t cycles) {
   for (uint64_t n = 0; n < cycles; ++n) {
     const bool more = t->load.done < t->load.count || t->in.done < t->in.count ||
                       t->acc.done < t->acc.count || t->out.done < t->out.count;
-    if (!more) break;
+    if (!more)
+      break;
     offer(s, kLoad, t->load, top.load_valid_i, top.load_data_i);
     offer(s, kIn, t->in, top.in_valid_i, top.in_data_i);
     offer(s, kAcc, t->acc, top.acc_valid_i, top.acc_data_i);
@@ -141,19 +152,26 @@ int bus_transfer(void *self, struct halut_transfer *t, uint64_t cycles) {
     }
     s->edge();
   }
-  // A beat that was offered and not taken stays on its port, as the rule of streams asks, until a reset.
-  if (!s->offered[kLoad]) top.load_valid_i = 0;
-  if (!s->offered[kIn]) top.in_valid_i = 0;
-  if (!s->offered[kAcc]) top.acc_valid_i = 0;
+  // A beat that was offered and not taken stays on its port, as the rule of streams asks, until a
+  // reset.
+  if (!s->offered[kLoad])
+    top.load_valid_i = 0;
+  if (!s->offered[kIn])
+    top.in_valid_i = 0;
+  if (!s->offered[kAcc])
+    top.acc_valid_i = 0;
   top.out_ready_i = 0;
-  for (bool &before : s->taken_before) before = false;
+  for (bool &before : s->taken_before)
+    before = false;
   return 0;
 }
 
 void sim_close(struct halut_sim *sim) {
   Sim *s = reinterpret_cast<Sim *>(sim);
-  if (!s) return;
-  if (s->fst) s->fst->close();
+  if (!s)
+    return;
+  if (s->fst)
+    s->fst->close();
   s->top.final();
   delete s;
 }
@@ -161,7 +179,8 @@ void sim_close(struct halut_sim *sim) {
 int sim_open(struct halut_sim **out, struct halut_bus *bus_out, struct halut_diag *diag) {
 #if defined(__AVX2__)
   if (!__builtin_cpu_supports("avx2")) {
-    return halut_fail(diag, HALUT_EINVALID, 0, "this build of the simulated accelerator needs a CPU with AVX2");
+    return halut_fail(diag, HALUT_EINVALID, 0,
+                      "this build of the simulated accelerator needs a CPU with AVX2");
   }
 #endif
   try {
@@ -169,7 +188,8 @@ int sim_open(struct halut_sim **out, struct halut_bus *bus_out, struct halut_dia
     s->context.traceEverOn(true);
     s->top.clk_i = 0;
     s->top.rst_ni = 0;
-    for (int n = 0; n < 2; ++n) s->settle(), s->edge();
+    for (int n = 0; n < 2; ++n)
+      s->settle(), s->edge();
     s->top.rst_ni = 1;
     s->settle();
     s->edge();
@@ -181,9 +201,12 @@ int sim_open(struct halut_sim **out, struct halut_bus *bus_out, struct halut_dia
   return 0;
 }
 
-uint64_t sim_cycles(const struct halut_sim *sim) { return reinterpret_cast<const Sim *>(sim)->cycles; }
+uint64_t sim_cycles(const struct halut_sim *sim) {
+  return reinterpret_cast<const Sim *>(sim)->cycles;
+}
 
-void sim_pause(struct halut_sim *sim, uint64_t seed, uint8_t load, uint8_t in, uint8_t acc, uint8_t out) {
+void sim_pause(struct halut_sim *sim, uint64_t seed, uint8_t load, uint8_t in, uint8_t acc,
+               uint8_t out) {
   Sim *s = reinterpret_cast<Sim *>(sim);
   s->random = seed * 2 + 1;
   s->pause[kLoad] = load;
@@ -194,12 +217,16 @@ void sim_pause(struct halut_sim *sim, uint64_t seed, uint8_t load, uint8_t in, u
 
 int sim_trace(struct halut_sim *sim, const char *path, struct halut_diag *diag) {
   Sim *s = reinterpret_cast<Sim *>(sim);
-  if (s->fst) s->fst->close();
+  if (s->fst)
+    s->fst->close();
   s->fst.reset();
-  if (!path) return 0;
+  if (!path)
+    return 0;
   // The FST writer says nothing about a path it cannot write, so ask first.
   FILE *probe = std::fopen(path, "wb");
-  if (!probe) return halut_fail(diag, HALUT_EIO, 0, "cannot write the waveform %s: %s", path, std::strerror(errno));
+  if (!probe)
+    return halut_fail(diag, HALUT_EIO, 0, "cannot write the waveform %s: %s", path,
+                      std::strerror(errno));
   std::fclose(probe);
   try {
     s->fst.reset(new VerilatedFstC);
@@ -216,7 +243,7 @@ void sim_seen(const struct halut_sim *sim, struct halut_sim_seen *out) {
   *out = reinterpret_cast<const Sim *>(sim)->seen;
 }
 
-}  // namespace
+} // namespace
 
 extern "C" const struct halut_sim_ops HALUT_JOIN(halut_sim_, HALUT_SIM) = {
     HALUT_TEXT(HALUT_SIM), sim_open, sim_close, sim_cycles, sim_pause, sim_trace, sim_seen};

@@ -203,20 +203,21 @@ static void tree_sort(const float *x, size_t rows, uint32_t *order, uint32_t *sp
   }
 }
 
-/* mean: of the node's samples; returns their squared length, for the tie rule. */
+/* mean: of the node's samples; returns their squared error around it, for the tie rule. */
 static double tree_mean(const float *z, uint32_t axes, const uint32_t *order, size_t count,
                         double *mean) {
   double square = 0.0;
   memset(mean, 0, axes * sizeof *mean);
-  for (size_t i = 0; i < count; i++) {
-    const float *row = z + (size_t)order[i] * axes;
-    for (uint32_t k = 0; k < axes; k++) {
-      mean[k] += (double)row[k];
-      square += (double)row[k] * (double)row[k];
-    }
-  }
+  for (size_t i = 0; i < count; i++)
+    for (uint32_t k = 0; k < axes; k++)
+      mean[k] += (double)z[(size_t)order[i] * axes + k];
   for (uint32_t k = 0; k < axes && count; k++)
     mean[k] /= (double)count;
+  for (size_t i = 0; i < count; i++)
+    for (uint32_t k = 0; k < axes; k++) {
+      double off = (double)z[(size_t)order[i] * axes + k] - mean[k];
+      square += off * off;
+    }
   return square;
 }
 

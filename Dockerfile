@@ -25,6 +25,8 @@ RUN apt-get update \
  && groupadd -r -g 10001 halutd \
  && useradd -r -u 10001 -g halutd -d /nonexistent -s /usr/sbin/nologin halutd
 COPY --from=build /out /
+COPY deploy/sbom.sh /usr/share/halut/
+RUN /usr/share/halut/sbom.sh "$VERSION" >/usr/share/halut/sbom.spdx.json && rm /usr/share/halut/sbom.sh
 # Where it listens and what it serves; every flag of `halutd --help` is such a variable.
 ENV HALUTD_LISTEN=0.0.0.0:8080 HALUTD_MODELS=/usr/share/halut/models
 USER 10001:10001

@@ -4,23 +4,16 @@
 #
 # `make deps-deploy` installs the tools; what is missing is skipped, by name.
 set -u
-passed=0 failed=0 skipped=0
+. tests/deploy/lib.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# check TOOL WHAT COMMAND...
+# check TOOL WHAT COMMAND...: a test, or a skip where TOOL is not installed.
 check() {
-  local tool=$1 what=$2
-  shift 2
-  if ! command -v "$tool" >/dev/null; then
-    skipped=$((skipped + 1))
-    echo "skip: $what: $tool is not installed"
-  elif "$@" >"$work/log" 2>&1; then
-    passed=$((passed + 1))
+  if command -v "$1" >/dev/null; then
+    try "${@:2}"
   else
-    failed=$((failed + 1))
-    echo "$what was refused by $*:"
-    sed 's/^/  /' "$work/log"
+    skip "$2: $1 is not installed"
   fi
 }
 
@@ -77,8 +70,7 @@ check yamllint "YAML" yamllint -d '{extends: relaxed, rules: {line-length: {max:
 check kubectl "the kustomization" kustomize
 check docker-compose "compose.yaml" docker-compose -f deploy/compose.yaml config -q
 check jq "the dashboard" jq -e '.panels | length > 5' deploy/grafana/dashboards/halutd.json
-check grep "the metrics that alerts and dashboard read" metrics
+try "the metrics that alerts and dashboard read" metrics
 check mandoc "the manual pages" manuals
-check "$HALUT_BUILD/halutd" "halutd.conf" configuration
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" -eq 0 ]
+try "halutd.conf" configuration
+finish

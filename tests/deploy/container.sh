@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# test: the container image builds, and the daemon in it works with everything taken away from it
+# tier: full
+# timeout: 1500
+#
+# Needs root, podman and runc (`make deps-deploy`). Images are kept in BUILD/container, apart from the
+# machine's own. Where no registry is reached, the base image is made from Debian's packages.
+set -u
+. tests/deploy/lib.sh
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "skip: the container image: not run as root"
+  exit 77
+fi
+for tool in podman runc mmdebstrap jq curl; do
+  command -v "$tool" >/dev/null || { echo "skip: the container image: $tool is not installed"; exit 77; }
+done
+
+store=$HALUT_BUILD/container
+image=localhost/halutd:test
+name=halutd-test-$$
+mkdir -p "$store"
+cat >"$store/storage.conf" <<END
+[storage]
+driver = "${HALUT_STORAGE_DRIVER:-overlay}"
+graphroot = "$store/images"
+runroot = "$store/run"
+END
+# runc, since crun refuses hybrid cgroups; limits that root may set even without CAP_SYS_RESOURCE.
+cat >"$store/containers.conf" <<END
+[containers]
+default_ulimits = ["nofile=8192:8192", "nproc=8192:8192"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+END
+export CONTAINERS_CONF=$store/containers.conf CONTAINERS_STORAGE_CONF=$store/storage.conf
+end() {
+  podman rm -f -t 0 "$name" "$name-2" >/dev/null 2>&1
+}
+trap end EXIT
+
+image_bytes() {
+  podman image inspect --format '{{.Size}}' "$1"
+}
+# The port of the host that leads to the daemon in container $1.
+address() {
+  podman port "$1" 8080/tcp | head -n 1
+}
+# status KEY: a line of the daemon's own /proc/1/status.
+status() {
+  podman exec "$name" sed -n "s/^$1:[[:space:]]*//p" /proc/1/status
+}
+start() {
+  local container=$1
+  shift
+  podman run -d --name "$container" -p 127.0.0.1::8080 --read-only --cap-drop ALL \
+    --security-opt no-new-privileges --memory 256m --pids-limit 64 "$@" >/dev/null || return
+  for _ in $(seq 100); do
+    curl -sf "http://$(address "$container")/healthz" >/dev/null && return
+    sleep 0.1
+  done
+  podman logs "$container"
+  return 1
+}
+build() {
+  deploy/base-image.sh podman "$store/root.tar" || return
+  podman build --format docker -t "$image" . >"$store/build.log" 2>&1 && return
+  tail -n 30 "$store/build.log"
+  return 1
+}
+is_small() {
+  local more=$((($(image_bytes "$image") - $(image_bytes debian:bookworm-slim)) / 1000000))
+  echo "$more MB above its base"
+  [ "$more" -lt 40 ]
+}
+is_described() {
+  podman image inspect "$image" | jq -e '.[0] | .Config.Labels["org.opencontainers.image.title"] == "halutd"
+    and (.Config.Healthcheck.Test | length) > 1 and .Config.User == "10001:10001"' &&
+    podman run --rm --entrypoint cat "$image" /usr/share/halut/sbom.spdx.json |
+    jq -e '.packages | length > 50 and any(.name == "libmicrohttpd12")'
+}
+is_confined() {
+  [ "$(status Uid | cut -f1)" = 10001 ] && [ "$(status CapEff)" = 0000000000000000 ] &&
+    [ "$(status CapBnd)" = 0000000000000000 ] && [ "$(status NoNewPrivs)" = 1 ] &&
+    ! podman exec "$name" touch /usr/share/halut/x 2>/dev/null
+}
+classifies() {
+  curl -sf -T models/photo/cat.jpg "http://$(address "$name")/v1/classify" | jq -e '.top[0].label == "cat"'
+}
+serves_a_mounted_folder() {
+  mkdir -p "$store/models" && cp models/golden/product-small.safetensors "$store/models/" &&
+    start "$name-2" -v "$store/models:/models:ro" -e HALUTD_MODELS=/models "$image" &&
+    curl -sf "http://$(address "$name-2")/v1/models" | grep -q product-small
+}
+stops_cleanly() {
+  # A request that is still arriving when the signal comes is answered first.
+  head -c 3072 models/photo/cat.jpg >"$store/raw" # as many bytes as a raw picture has
+  curl -sf --limit-rate 1K -T "$store/raw" "http://$(address "$name")/v1/classify" >"$store/answer" &
+  local request=$!
+  sleep 1
+  podman stop -t 20 "$name" >/dev/null &&
+    [ "$(podman inspect --format '{{.State.ExitCode}}' "$name")" = 0 ] && wait "$request" &&
+    jq -e .top "$store/answer"
+}
+
+try "the image builds" build
+[ "$failed" -eq 0 ] || finish
+try "it is less than 40 MB above its base" is_small
+try "it has labels, a health check, a user and a bill of materials" is_described
+try "it starts read-only and without capabilities" start "$name" "$image"
+try "the daemon is confined" is_confined
+try "its health check passes" podman healthcheck run "$name"
+try "it classifies a photo" classifies
+try "it serves a mounted folder" serves_a_mounted_folder
+try "SIGTERM lets a request finish and ends with 0" stops_cleanly
+finish

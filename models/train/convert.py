@@ -60,24 +60,33 @@ def sample_rows(model, layer, images, rows, seed):
     """`rows` im2col rows of the layer's input at random positions, evenly over the images."""
     seen = {}
     hook = layer.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     parts, left = [], rows
-    size = 100
+    size = 250
     model.eval()
     for start in range(0, len(images), size):
-        model(normalise(images[start:start + size]))
-        x = seen["x"].float()
-        if isinstance(layer, nn.Linear):
-            columns = x.reshape(-1, x.shape[-1])
-        else:
-            columns = F.unfold(x.contiguous(), layer.kernel_size, padding=layer.padding, stride=layer.stride)
-            columns = columns.transpose(1, 2).reshape(-1, columns.shape[1])
+        with torch.autocast("cpu", torch.bfloat16):
+            model(normalise(images[start:start + size]))
         batches_left = (len(images) - start + size - 1) // size
-        count = min(len(columns), -(-left // batches_left))
-        parts.append(columns[torch.randperm(len(columns), generator=generator)[:count]].clone())
-        left -= count
+        parts.append(random_patches(layer, seen["x"].float(), -(-left // batches_left), rng))
+        left -= len(parts[-1])
     hook.remove()
     return torch.cat(parts)
+
+
+def random_patches(layer, x, count, rng):
+    """At most `count` rows [columns] of the im2col matrix of x, each drawn once."""
+    if isinstance(layer, nn.Linear):
+        x = x.reshape(-1, x.shape[-1])
+        return x[torch.from_numpy(rng.permutation(len(x))[:count])]
+    pad = [layer.padding[1]] * 2 + [layer.padding[0]] * 2
+    windows = F.pad(x.contiguous(), pad).unfold(2, layer.kernel_size[0], layer.stride[0])
+    windows = windows.unfold(3, layer.kernel_size[1], layer.stride[1])  # [n][channels][y][x][ky][kx], a view
+    places = windows.shape[0] * windows.shape[2] * windows.shape[3]
+    chosen = np.unravel_index(rng.choice(places, min(count, places), replace=False),
+                              (windows.shape[0], windows.shape[2], windows.shape[3]))
+    n, oy, ox = (torch.from_numpy(i) for i in chosen)
+    return windows[n, :, oy, ox].reshape(len(n), -1)
 
 
 def learn(layer, dense, rows, program, tree_rows=12000, ridge=1.0):

@@ -78,7 +78,8 @@ def recalibrate(model, batches, count):
     for i, (x, _) in enumerate(batches):
         if i == count:
             break
-        model(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(x)
     for m, value in zip(norms, momentum):
         m.momentum = value
     model.eval()
@@ -87,7 +88,8 @@ def recalibrate(model, batches, count):
 @torch.no_grad()
 def logits(model, images, size=250):
     model.eval()
-    parts = [model(normalise(images[i:i + size])).float() for i in range(0, len(images), size)]
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = [model(normalise(images[i:i + size])).float() for i in range(0, len(images), size)]
     return torch.cat(parts)
 
 

@@ -47,7 +47,7 @@ metrics() {
       { echo "the daemon has no metric $name"; missing=1; }
   done < <(grep -ohE 'halutd_[a-z_]+' deploy/alerts.yml deploy/grafana/dashboards/*.json \
     deploy/kubernetes/hpa.yaml | sed -E 's/_(bucket|sum|count)$//' | sort -u)
-  return $missing
+  return "$missing"
 }
 
 # The generated pages have no error, and the generated configuration means what it says: each key,

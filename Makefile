@@ -12,10 +12,11 @@ HALUT_CFLAGS = -std=c17 $(WARN) -D_GNU_SOURCE -ffp-contract=off -fno-math-errno 
 # Debian packages: to build, to run the tests. Targets install the missing ones only.
 PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev liblapacke-dev \
   libopenblas-dev nettle-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
-PACKAGES_TEST = check libsubunit-dev curl jq shellcheck mandoc python3-numpy python3-pil
+PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 shellcheck mandoc python3-numpy python3-pil
 # For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.
 PACKAGES_DEPLOY = systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
   aardvark-dns iptables catatonit uidmap mmdebstrap debian-archive-keyring
+MODULES_DEPLOY = kubernetes-models@4.5.1 @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3 yaml@2.9.1
 
 # The folder decides what a source belongs to; a file named *_<isa>.c gets that ISA's flags and no other does.
 CORE_SRC := $(wildcard core/*.c)
@@ -70,6 +71,8 @@ deps-test: ## install those and the packages that the tests need
 	@deploy/packages.sh $(PACKAGES) $(PACKAGES_TEST)
 deps-deploy: ## install the tools that check deploy/ and build the container image
 	@deploy/packages.sh $(PACKAGES_DEPLOY)
+	@if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --ignore-scripts \
+	  --prefix $(BUILD)/deploy $(MODULES_DEPLOY); fi
 
 run: deps ## install packages, build, and serve ./models on 127.0.0.1:8080
 	@$(MAKE) --no-print-directory all

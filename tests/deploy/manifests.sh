@@ -68,6 +68,11 @@ check promtool "prometheus.yml" promtool check config --syntax-only deploy/prome
 check haproxy "haproxy.cfg" haproxy -c -f deploy/haproxy.cfg
 check yamllint "YAML" yamllint -d '{extends: relaxed, rules: {line-length: {max: 120}}}' deploy
 check kubectl "the kustomization" kustomize
+if [ -d "$HALUT_BUILD/deploy/node_modules" ]; then
+  try "the Kubernetes objects" node tests/deploy/objects.mjs "$HALUT_BUILD/deploy" deploy/kubernetes/*.yaml
+else
+  skip "the Kubernetes objects: their types are not installed (make deps-deploy, with npm)"
+fi
 check docker-compose "compose.yaml" docker-compose -f deploy/compose.yaml config -q
 check jq "the dashboard" jq -e '.panels | length > 5' deploy/grafana/dashboards/halutd.json
 try "the metrics that alerts and dashboard read" metrics

@@ -1,0 +1,56 @@
+#!/usr/bin/python3
+"""load.py URL SECONDS THREADS: post pictures for a while and count what fails.
+
+Every request is its own connection, and is never tried again: what a balancer hides stays hidden,
+what it does not hide is counted. Prints `N requests, N failed` and exits with 1 if any failed.
+"""
+import http.client
+import sys
+import threading
+import time
+import urllib.parse
+
+
+def post(address, body):
+    """One request; returns what went wrong, or None."""
+    connection = http.client.HTTPConnection(address, timeout=20)
+    try:
+        connection.request("POST", "/v1/classify", body)
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200 or b'"label"' not in text:
+            return f"status {answer.status}: {text[:200]!r}"
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
+    finally:
+        connection.close()
+    return None
+
+
+def main():
+    url, seconds, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+    address = urllib.parse.urlsplit(url).netloc
+    body = bytes(range(256)) * 12  # a raw picture
+    end = time.monotonic() + seconds
+    counts, failures = [0] * threads, []
+
+    def work(index):
+        while time.monotonic() < end:
+            counts[index] += 1
+            wrong = post(address, body)
+            if wrong is not None:
+                failures.append(wrong)
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for wrong in failures[:5]:
+        print(wrong)
+    print(f"{sum(counts)} requests, {len(failures)} failed")
+    sys.exit(1 if failures or sum(counts) < 10 else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@ ARG DEBIAN=bookworm
 FROM debian:${DEBIAN}-slim AS build
 WORKDIR /src
 COPY Makefile ./
+COPY rtl/rtl.mk rtl/
 COPY deploy/packages.sh deploy/
 RUN deploy/packages.sh make && make deps
 COPY . .

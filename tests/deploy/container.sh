@@ -34,6 +34,8 @@ default_ulimits = ["nofile=8192:8192", "nproc=8192:8192"]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+[network]
+network_backend = "netavark"
 END
 export CONTAINERS_CONF=$store/containers.conf CONTAINERS_STORAGE_CONF=$store/storage.conf
 end() {

@@ -38,7 +38,7 @@ SERVER_LIBS = -lmicrohttpd -luv -lspng -ljpeg -lz $(MODEL_LIBS)
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
 
 .DEFAULT_GOAL := all
-.PHONY: all tests help deps deps-test deps-deploy run check test bench asan ubsan tsan lint man install \
+.PHONY: fuzz all tests help deps deps-test deps-deploy run check test bench asan ubsan tsan lint man install \
   container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
@@ -99,6 +99,9 @@ tsan: ## the quick tests under the thread sanitizer
 	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
 	  $(MAKE) BUILD=$(BUILD)-tsan CFLAGS="-O1 -g -fsanitize=thread" check
 
+fuzz: ## fuzz what reads outside data, SECS (60) seconds a target (needs clang)
+	FUZZ_OUT=$(BUILD)-fuzz tests/fuzz.sh $(or $(SECS),60)
+
 lint: ## check the sources against the house rules
 	tests/tidy.sh
 
@@ -134,4 +137,4 @@ data: ## fetch CIFAR-10 in the official binary layout and verify it
 clean: ## remove what was built
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-ubsan $(BUILD)-tsan
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(addprefix $(BUILD)/,core models server rtl tests) -name '*.d' -type f 2>/dev/null)

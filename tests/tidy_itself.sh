@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# timeout: 600
 # test: tidy.sh accepts a tidy tree and names each rule that an untidy one breaks
 set -u
 here=$(cd "$(dirname "$0")" && pwd)

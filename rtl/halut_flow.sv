@@ -9,8 +9,8 @@
 module halut_flow #(
   parameter int unsigned GroupW = 1,  // bits of a group number
   parameter int unsigned Beats = 1,   // output beats of a row group
-  localparam int unsigned BeatW = (Beats > 1) ? $clog2(Beats) : 1,
-  localparam int unsigned RowW = halut_pkg::RowW
+  parameter int unsigned RowW = halut_pkg::RowW,
+  localparam int unsigned BeatW = (Beats > 1) ? $clog2(Beats) : 1
 ) (
   input  logic              clk_i,
   input  logic              rst_ni,

@@ -32,7 +32,6 @@ module halut_lanes_packed #(
   input  logic [BeatW-1:0]            beat_i,
   output logic [BeatLanes*R*AccW-1:0] sum_o
 );
-  localparam logic [63:0] Even = 64'h00FF_00FF_00FF_00FF;
   localparam logic [63:0] Excess = 64'h8080_8080_8080_8080;
 
   logic             we_q;
@@ -60,8 +59,8 @@ module halut_lanes_packed #(
       sum_even = sum_first_i ? 64'd0 : even[r][w];
       sum_odd = sum_first_i ? 64'd0 : odd[r][w];
       for (int unsigned p = 0; p < P; p++) begin
-        sum_even = sum_even + (mem[row[p*R+r]][w] & Even);
-        sum_odd = sum_odd + ((mem[row[p*R+r]][w] >> 8) & Even);
+        sum_even = halut_pkg::add_even(sum_even, mem[row[p*R+r]][w]);
+        sum_odd = halut_pkg::add_odd(sum_odd, mem[row[p*R+r]][w]);
       end
       even[r][w] = sum_even;
       odd[r][w] = sum_odd;

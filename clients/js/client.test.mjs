@@ -1,0 +1,171 @@
+#!/usr/bin/env node
+// test: the JavaScript client against a server that misbehaves on purpose, and against the real daemon
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFile } from "node:fs/promises";
+import http from "node:http";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { Client, ConnectionError, RequestError, TimeoutError } from "./halutd.js";
+
+const top = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
+const labels = { model: "m", backend: "cpu", top: [{ label: "cat", index: 3, probability: 0.5 }] };
+const tests = [];
+const test = (name, run) => tests.push([name, run]);
+
+// Answers the n-th request with the n-th step: {status, body, headers}, "close" or "stall".
+async function script(steps, use, options = {}) {
+  const requests = [];
+  const server = http.createServer(async (request, response) => {
+    const parts = [];
+    for await (const part of request) parts.push(part);
+    requests.push({ url: request.url, headers: request.headers, body: Buffer.concat(parts) });
+    const step = steps.shift();
+    if (step === "close") return request.socket.destroy();
+    if (step === "stall") return;
+    const body = Buffer.isBuffer(step.body) ? step.body : JSON.stringify(step.body);
+    response.writeHead(step.status, step.headers ?? {});
+    response.end(body);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  try {
+    const url = `http://127.0.0.1:${server.address().port}`;
+    return await use(new Client(url, { timeout: 5000, attempts: 3, ...options }), requests);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
+}
+
+test("retries a busy server", () =>
+  script([{ status: 503, body: { error: "full" } }, { status: 200, body: labels }], async (client, requests) => {
+    const result = await client.classify(new Uint8Array([1, 2]), { model: "a b", top: 1 });
+    assert.deepEqual(result, labels);
+    assert.equal(requests.length, 2);
+    assert.equal(requests[1].url, "/v1/classify?top=1&model=a+b");
+    assert.deepEqual([...requests[1].body], [1, 2]);
+  }));
+
+test("gives up when busy for long", () =>
+  script(Array(3).fill({ status: 503, body: { error: "full" } }), async (client, requests) => {
+    await assert.rejects(client.models(), (e) => e instanceof RequestError && e.message === "full");
+    assert.equal(requests.length, 3);
+  }));
+
+test("does not repeat mistakes", () =>
+  script([{ status: 400, body: { error: "bad picture" } }], async (client, requests) => {
+    await assert.rejects(client.classify("x"), (e) => e.status === 400 && e.message === "bad picture");
+    assert.equal(requests.length, 1);
+  }));
+
+test("survives hang-ups", () =>
+  script(["close", "close", { status: 200, body: labels }], async (client) => {
+    assert.equal((await client.classify("x")).model, "m");
+  }));
+
+test("times out and can be cancelled", async () => {
+  await script(["stall"], (client) => assert.rejects(client.models(), TimeoutError), { timeout: 150 });
+  await script(["stall"], (client) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(new Error("changed my mind")), 50);
+    return assert.rejects(client.models({ signal: controller.signal }), /changed my mind/);
+  });
+});
+
+test("says when there is no server", async () => {
+  const client = new Client("http://127.0.0.1:1", { attempts: 2 });
+  await assert.rejects(client.models(), ConnectionError);
+  assert.equal(await client.healthy(), false);
+});
+
+test("sends and reads binary tensors", () => {
+  const head = JSON.stringify({
+    model_name: "m",
+    outputs: [
+      { name: "y", datatype: "INT16", shape: [2], parameters: { binary_data_size: 4 } },
+      { name: "z", datatype: "FP32", shape: [2, 1], data: [[1], [2]] },
+    ],
+  });
+  const body = Buffer.concat([Buffer.from(head), Buffer.from([1, 0, 255, 255])]);
+  const headers = { "Inference-Header-Content-Length": String(head.length) };
+  return script([{ status: 200, body, headers }], async (client, requests) => {
+    const x = { datatype: "UINT8", shape: [1, 2], data: [[7, 9]] };
+    const result = await client.infer("m/n", { x }, { id: "i", outputs: ["y", "z"] });
+    assert.deepEqual([...result.outputs.y.data], [1, -1]);
+    assert.deepEqual(result.outputs.z.data, [1, 2]);
+    assert.equal(requests[0].url, "/v2/models/m%2Fn/infer");
+    const size = Number(requests[0].headers["inference-header-content-length"]);
+    assert.deepEqual([...requests[0].body.subarray(size)], [7, 9]);
+    assert.equal(JSON.parse(requests[0].body.subarray(0, size)).id, "i");
+  });
+});
+
+test("refuses what it cannot send", async () => {
+  const client = new Client("http://127.0.0.1:1");
+  await assert.rejects(client.matmul([[1], [1, 2]], { model: "m" }), RangeError);
+  await assert.rejects(client.matmul([], { model: "m" }), RangeError);
+  await assert.rejects(client.infer("m", { x: { datatype: "FP99", shape: [1], data: [1] } }), TypeError);
+  await assert.rejects(client.infer("m", { x: { datatype: "FP32", shape: [2], data: [1] } }), RangeError);
+});
+
+async function withDaemon(use) {
+  const program = path.join(process.env.HALUT_BUILD ?? path.join(top, "build"), "halutd");
+  const daemon = spawn(program, ["--listen", "127.0.0.1:0", "--models", path.join(top, "models")]);
+  const ended = new Promise((resolve, reject) => {
+    daemon.on("exit", resolve);
+    daemon.on("error", reject);
+  });
+  const ready = new Promise((resolve) => {
+    for (const stream of [daemon.stdout, daemon.stderr]) {
+      createInterface(stream).on("line", (line) => {
+        const found = /http:\/\/127\.0\.0\.1:\d+/.exec(line);
+        if (found) resolve(found[0]);
+      });
+    }
+  });
+  const url = await Promise.race([ready, ended.then(() => Promise.reject(new Error("no daemon")))]);
+  try {
+    await use(new Client(url));
+  } finally {
+    daemon.kill("SIGTERM");
+    assert.equal(await ended, 0);
+  }
+}
+
+test("works with the daemon", () =>
+  withDaemon(async (client) => {
+    for (let i = 0; i < 100 && !(await client.healthy()); i++) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    const { models } = await client.models();
+    const { columns, outputs } = models.find((model) => model.name === "signal");
+    const rows = [0, 1, 2].map((i) => Array.from({ length: columns }, (_, j) => ((i + j) % 7) / 4));
+    const c = await client.matmul(rows, { model: "signal" });
+    assert.deepEqual([c.rows, c.columns], [3, outputs]);
+    const about = await client.metadata("signal");
+    const x = { [about.inputs[0].name]: { datatype: "FP32", shape: [3, columns], data: rows } };
+    const y = about.outputs[0].name;
+    const binary = await client.infer("signal", x);
+    const json = await client.infer("signal", x, { binary: false });
+    assert.deepEqual(binary.outputs[y].data, c.data);
+    assert.deepEqual(Float32Array.from(json.outputs[y].data), c.data);
+    await assert.rejects(client.classify("x", { model: "nonesuch" }), (e) => e.status === 404);
+    assert.match(await client.metrics(), /# HELP halutd_/);
+    if (models.some((model) => model.kind === "network")) {
+      const photo = await readFile(path.join(top, "models/photo/cat.jpg"));
+      assert.equal((await client.classify(photo, { top: 3 })).top[0].label, "cat");
+    }
+  }));
+
+let failed = 0;
+for (const [name, run] of tests) {
+  try {
+    await run();
+  } catch (error) {
+    failed++;
+    console.log(`${name}: ${error.stack}`);
+  }
+}
+console.log(`${tests.length - failed} passed, ${failed} failed`);
+process.exit(failed === 0 ? 0 : 1);

@@ -1,0 +1,269 @@
+// halutd.js: a client of halutd for browsers and Node 18 and later; one file, no dependency.
+//
+//   import { Client } from "./halutd.js";
+//   const client = new Client("http://127.0.0.1:8080");
+//   const { top } = await client.classify(file);   // a File or Blob, an ArrayBuffer, a Uint8Array
+//
+// Every method returns a promise and takes a last argument { signal } to cancel it. A busy server (503) and
+// a broken connection are tried again, with growing pauses, within `timeout` milliseconds: all requests
+// here can be repeated without harm.
+
+/** The server refused: `status` is the HTTP status, `message` what the server says. */
+export class RequestError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.name = "RequestError";
+    this.status = status;
+  }
+}
+
+/** The server cannot be reached, or went away before its answer was complete. */
+export class ConnectionError extends Error {
+  constructor(message, options) {
+    super(message, options);
+    this.name = "ConnectionError";
+  }
+}
+
+/** No complete answer in time, pauses and repetitions included. */
+export class TimeoutError extends Error {
+  constructor(message) {
+    super(message);
+    this.name = "TimeoutError";
+  }
+}
+
+const FIRST_PAUSE = 50; // milliseconds
+const LONGEST_PAUSE = 2000;
+
+const ARRAYS = {
+  BOOL: Uint8Array,
+  UINT8: Uint8Array,
+  UINT16: Uint16Array,
+  UINT32: Uint32Array,
+  UINT64: BigUint64Array,
+  INT8: Int8Array,
+  INT16: Int16Array,
+  INT32: Int32Array,
+  INT64: BigInt64Array,
+  FP32: Float32Array,
+  FP64: Float64Array,
+};
+
+/** A flat typed array of the protocol's `datatype` from nested or flat numbers. */
+function typed(datatype, data) {
+  const type = ARRAYS[datatype];
+  if (type === undefined) throw new TypeError(`${datatype} is no datatype of the protocol`);
+  if (data instanceof type) return data;
+  const flat = ArrayBuffer.isView(data) ? Array.from(data) : data.flat(Infinity);
+  const big = datatype === "INT64" || datatype === "UINT64";
+  return type.from(big ? flat.map((value) => BigInt(value)) : flat.map((value) => Number(value)));
+}
+
+const product = (shape) => shape.reduce((all, size) => all * size, 1);
+
+/** Rows of numbers as one Float32Array with its shape. */
+function matrix(a) {
+  if (a.data instanceof Float32Array) {
+    if (a.data.length !== a.rows * a.columns) throw new RangeError("a: data does not fill its shape");
+    return a;
+  }
+  const rows = a.length;
+  const columns = rows > 0 ? a[0].length : 0;
+  if (columns === 0) throw new RangeError("a: no values");
+  const data = new Float32Array(rows * columns);
+  a.forEach((row, i) => {
+    if (row.length !== columns) {
+      throw new RangeError(`a[${i}]: ${row.length} values where the first row has ${columns}`);
+    }
+    data.set(row, i * columns);
+  });
+  return { data, rows, columns };
+}
+
+function writeNpy({ data, rows, columns }) {
+  let head = `{'descr': '<f4', 'fortran_order': False, 'shape': (${rows}, ${columns}), }`;
+  head = head.padEnd(Math.ceil((head.length + 11) / 64) * 64 - 11, " ") + "\n";
+  const out = new Uint8Array(10 + head.length + data.byteLength);
+  out.set([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, head.length & 255, head.length >> 8]);
+  out.set(new TextEncoder().encode(head), 10);
+  out.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 10 + head.length);
+  return out;
+}
+
+function readNpy(buffer) {
+  const bytes = new Uint8Array(buffer);
+  const magic = String.fromCharCode(...bytes.slice(1, 6));
+  const start = 10 + bytes[8] + 256 * bytes[9];
+  const head = new TextDecoder("latin1").decode(bytes.slice(10, start));
+  const shape = /'shape': \((\d+), (\d+)\)/.exec(head);
+  if (magic !== "NUMPY" || bytes[6] !== 1 || !head.includes("'<f4'") || shape === null) {
+    throw new Error("the answer is not a float32 matrix");
+  }
+  const [rows, columns] = [Number(shape[1]), Number(shape[2])];
+  return { data: new Float32Array(buffer.slice(start, start + 4 * rows * columns)), rows, columns };
+}
+
+export class Client {
+  /**
+   * @param {string} url of the server; "" in a page that the server itself has sent
+   * @param {{timeout?: number, attempts?: number, headers?: Object}} options
+   */
+  constructor(url = "http://127.0.0.1:8080", { timeout = 30000, attempts = 5, headers = {} } = {}) {
+    this.url = url.replace(/\/+$/, "");
+    this.timeout = timeout;
+    this.attempts = attempts;
+    this.headers = headers;
+  }
+
+  /** The likeliest labels of a picture: {model, backend, top: [{label, index, probability}], timing_us}. */
+  async classify(image, { model, top = 5, fit, backend, signal } = {}) {
+    const query = this.#query({ top, model, fit, backend });
+    const headers = { "Content-Type": "application/octet-stream" };
+    const reply = await this.#call("POST", `/v1/classify${query}`, image, headers, signal);
+    return reply.json();
+  }
+
+  /**
+   * a times the matrix that `model` has learned, approximately. `a` is rows of numbers, or {data, rows, columns}
+   * with a Float32Array; so is the result.
+   */
+  async matmul(a, { model, backend, signal }) {
+    const headers = { "Content-Type": "application/x-npy", Accept: "application/x-npy" };
+    const query = this.#query({ model, backend });
+    const body = writeNpy(matrix(a));
+    const reply = await this.#call("POST", `/v1/matmul${query}`, body, headers, signal);
+    return readNpy(await reply.arrayBuffer());
+  }
+
+  /**
+   * An inference by the Open Inference Protocol v2. `inputs` is {name: {datatype, shape, data}}; the result's
+   * `outputs` is the same, its data flat: typed arrays if `binary`, else numbers.
+   */
+  async infer(model, inputs, { outputs, version, id, parameters, binary = true, signal } = {}) {
+    const blobs = [];
+    const body = { id, parameters: { ...parameters }, inputs: [], outputs: undefined };
+    if (binary) body.parameters.binary_data_output = true;
+    if (outputs !== undefined) body.outputs = outputs.map((name) => ({ name }));
+    for (const [name, { datatype, shape, data }] of Object.entries(inputs)) {
+      const values = typed(datatype, data);
+      if (values.length !== product(shape)) {
+        throw new RangeError(`${name}: ${values.length} values do not fill its shape`);
+      }
+      if (binary) {
+        blobs.push(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+        body.inputs.push({ name, datatype, shape, parameters: { binary_data_size: values.byteLength } });
+      } else {
+        const plain = Array.from(values, (value) => Number(value));
+        body.inputs.push({ name, datatype, shape, data: plain });
+      }
+    }
+    const head = new TextEncoder().encode(JSON.stringify(body));
+    const headers = { "Content-Type": binary ? "application/octet-stream" : "application/json" };
+    if (binary) headers["Inference-Header-Content-Length"] = String(head.length);
+    const versioned = version === undefined ? "" : `/versions/${encodeURIComponent(version)}`;
+    const path = `/v2/models/${encodeURIComponent(model)}${versioned}/infer`;
+    const reply = await this.#call("POST", path, new Blob([head, ...blobs]), headers, signal);
+    return this.#outputs(reply, await reply.arrayBuffer());
+  }
+
+  /** True if the server is there, has its models and takes requests; never rejects. */
+  async healthy({ signal } = {}) {
+    try {
+      return (await this.#once("GET", "/healthz", undefined, {}, this.timeout, signal)).status === 200;
+    } catch {
+      return false;
+    }
+  }
+
+  /** What /v1/models says. */
+  async models({ signal } = {}) {
+    return (await this.#call("GET", "/v1/models", undefined, {}, signal)).json();
+  }
+
+  /** The protocol's metadata of the server, or of a model. */
+  async metadata(model, { signal } = {}) {
+    const path = model === undefined ? "/v2" : `/v2/models/${encodeURIComponent(model)}`;
+    return (await this.#call("GET", path, undefined, {}, signal)).json();
+  }
+
+  /** The metrics in Prometheus' text format. */
+  async metrics({ signal } = {}) {
+    return (await this.#call("GET", "/metrics", undefined, {}, signal)).text();
+  }
+
+  #query(members) {
+    const given = Object.entries(members).filter(([, value]) => value !== undefined);
+    return given.length > 0 ? `?${new URLSearchParams(given)}` : "";
+  }
+
+  #outputs(reply, buffer) {
+    const length = reply.headers.get("Inference-Header-Content-Length");
+    let at = length === null ? buffer.byteLength : Number(length);
+    const raw = JSON.parse(new TextDecoder().decode(buffer.slice(0, at)));
+    const outputs = {};
+    for (const { name, datatype, shape, data, parameters } of raw.outputs ?? []) {
+      const size = parameters?.binary_data_size;
+      if (size === undefined) {
+        outputs[name] = { datatype, shape, data: data.flat(Infinity) };
+      } else {
+        if (at + size > buffer.byteLength) throw new Error(`${name}: the answer ends too early`);
+        outputs[name] = { datatype, shape, data: new ARRAYS[datatype](buffer.slice(at, at + size)) };
+        at += size;
+      }
+    }
+    return { ...raw, outputs };
+  }
+
+  async #once(method, path, body, headers, timeout, signal) {
+    const limit = AbortSignal.timeout(Math.max(1, timeout));
+    const either = new AbortController();
+    for (const one of [limit, signal]) {
+      if (one?.aborted) either.abort(one.reason);
+      one?.addEventListener("abort", () => either.abort(one.reason), { once: true });
+    }
+    const all = { ...this.headers, ...headers };
+    try {
+      const options = { method, body, headers: all, signal: either.signal };
+      const reply = await fetch(this.url + path, options);
+      // Read here, within the time limit and inside this try: a body can break off too.
+      const content = await reply.arrayBuffer();
+      return new Response(content, { status: reply.status, headers: reply.headers });
+    } catch (error) {
+      if (signal?.aborted) throw signal.reason;
+      if (limit.aborted) throw new TimeoutError(`no answer within ${this.timeout} ms`);
+      throw new ConnectionError(error.cause?.message ?? error.message, { cause: error });
+    }
+  }
+
+  async #call(method, path, body, headers, signal) {
+    const end = Date.now() + this.timeout;
+    for (let attempt = 1; ; attempt++) {
+      let reply;
+      let failure;
+      try {
+        reply = await this.#once(method, path, body, headers, end - Date.now(), signal);
+      } catch (error) {
+        if (!(error instanceof ConnectionError)) throw error;
+        failure = error;
+      }
+      if (reply?.ok) return reply;
+      failure ??= await this.#refusal(reply);
+      const again = failure instanceof ConnectionError || failure.status === 503;
+      const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1));
+      const asked = 1000 * Number(reply?.headers.get("Retry-After") ?? 0) || 0;
+      const pause = Math.max(longest * (0.5 + Math.random() / 2), Math.min(asked, LONGEST_PAUSE));
+      if (!again || attempt >= this.attempts || Date.now() + pause >= end) throw failure;
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
+  }
+
+  async #refusal(reply) {
+    const text = await reply.text();
+    try {
+      return new RequestError(reply.status, JSON.parse(text).error ?? text);
+    } catch {
+      return new RequestError(reply.status, text.slice(0, 200) || "no explanation");
+    }
+  }
+}

@@ -1,5 +1,5 @@
-/* DESIGN: a product is done a block of HALUT_CODE_BLOCK rows at a time: encode every codebook, then sum for
- * every output while the codes are in the first-level cache. */
+/* DESIGN: a product is done a block of HALUT_CODE_BLOCK rows at a time: encode every codebook, then
+ * sum for every output while the codes are in the first-level cache. */
 #include "backend.h"
 
 #include <stdlib.h>
@@ -62,20 +62,22 @@ static void cpu_close(struct halut_backend *backend) {
   free(backend);
 }
 
-static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut, const struct halut_conv *conv,
-                    uint32_t *handle_out, struct halut_diag *diag) {
+static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
+                    const struct halut_conv *conv, uint32_t *handle_out, struct halut_diag *diag) {
   if (!lut->codebooks || lut->codebooks > HALUT_CODEBOOKS_MAX || !lut->outputs ||
       lut->outputs > HALUT_OUTPUTS_MAX) {
-    return halut_fail(diag, HALUT_ELIMIT, 0, "%u codebooks x %u outputs: each must be 1 to %d", lut->codebooks,
-                   lut->outputs, HALUT_CODEBOOKS_MAX);
+    return halut_fail(diag, HALUT_ELIMIT, 0, "%u codebooks x %u outputs: each must be 1 to %d",
+                      lut->codebooks, lut->outputs, HALUT_CODEBOOKS_MAX);
   }
   struct cpu_layer *layer =
       realloc(backend->layer, (backend->layer_count + 1) * sizeof *backend->layer);
-  if (!layer) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for layer %u", backend->layer_count);
+  if (!layer)
+    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for layer %u", backend->layer_count);
   backend->layer = layer;
   if (lut->codebooks > backend->codebooks_max) {
     uint8_t *codes = halut_alloc((size_t)lut->codebooks * HALUT_CODE_BLOCK);
-    if (!codes) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u codebooks", lut->codebooks);
+    if (!codes)
+      return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u codebooks", lut->codebooks);
     free(backend->codes);
     backend->codes = codes;
     backend->codebooks_max = lut->codebooks;
@@ -88,8 +90,8 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut, 
   return HALUT_OK;
 }
 
-static int cpu_product(struct halut_backend *backend, uint32_t handle, const uint8_t *value, size_t rows,
-                       int32_t *acc, struct halut_stats *stats) {
+static int cpu_product(struct halut_backend *backend, uint32_t handle, const uint8_t *value,
+                       size_t rows, int32_t *acc, struct halut_stats *stats) {
   assert(handle < backend->layer_count);
   const struct halut_packed *packed = &backend->layer[handle].packed;
   const struct halut_lut *lut = packed->lut;

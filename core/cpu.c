@@ -16,7 +16,8 @@ enum { CPU_COUNT = sizeof cpu_list / sizeof cpu_list[0] };
 uint32_t halut_cpu_flags(void) {
   uint32_t flags = 0;
 #if defined(__x86_64__)
-  /* The compiler's run-time asks XGETBV too: it reports AVX only where the system saves the registers. */
+  /* The compiler's run-time asks XGETBV too: it reports AVX only where the system saves the
+   * registers. */
   __builtin_cpu_init();
   if (__builtin_cpu_supports("ssse3")) flags |= HALUT_CPU_SSSE3;
   if (__builtin_cpu_supports("avx2")) flags |= HALUT_CPU_AVX2;
@@ -44,7 +45,8 @@ int halut_cpu_ceiling(const char *name, uint32_t *mask_out, struct halut_diag *d
       return HALUT_OK;
     }
   }
-  return halut_fail(diag, HALUT_EINVALID, 0, "cpu: \"%.32s\" is none of ref, ssse3, avx2, avx512, neon", name);
+  return halut_fail(diag, HALUT_EINVALID, 0,
+                    "cpu: \"%.32s\" is none of ref, ssse3, avx2, avx512, neon", name);
 }
 
 const char *halut_cpu_name(uint32_t flags) {

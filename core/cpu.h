@@ -1,7 +1,7 @@
 /* cpu.h: what this processor and its operating system can run.
  *
- * A flag stands for everything that the kernels_<name>.c of its name are compiled with. May be called from
- * any thread; nothing is cached or changed.
+ * A flag stands for everything that the kernels_<name>.c of its name are compiled with. May be
+ * called from any thread; nothing is cached or changed.
  */
 #ifndef HALUT_CPU_H
 #define HALUT_CPU_H
@@ -21,11 +21,13 @@ enum halut_cpu {
 #undef XX
 };
 
-/* Flags that may be used here: the processor has the instructions and the system saves the registers. */
+/* Flags that may be used here: the processor has the instructions and the system saves the
+ * registers. */
 uint32_t halut_cpu_flags(void);
 
-/* Flags up to and including the one called `name` ("ref" gives none), whether this machine has them or
- * not: mask halut_cpu_flags() with it. HALUT_EINVALID for an unknown name; *mask_out is untouched then. */
+/* Flags up to and including the one called `name` ("ref" gives none), whether this machine has them
+ * or not: mask halut_cpu_flags() with it. HALUT_EINVALID for an unknown name; *mask_out is
+ * untouched then. */
 int halut_cpu_ceiling(const char *name, uint32_t *mask_out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 

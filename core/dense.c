@@ -1,6 +1,7 @@
-/* DESIGN: the map is copied once into planes whose padding is written out, so that each tap of the kernel is
- * one pointer into it. With stride 1 a kernel then reads HALUT_DENSE_BLOCK neighbours of a row straight from
- * there; with another stride they are gathered first, because only the stem of a network comes here. */
+/* DESIGN: the map is copied once into planes whose padding is written out, so that each tap of the
+ * kernel is one pointer into it. With stride 1 a kernel then reads HALUT_DENSE_BLOCK neighbours of
+ * a row straight from there; with another stride they are gathered first, because only the stem of
+ * a network comes here. */
 #include "dense.h"
 
 #include <stdlib.h>
@@ -24,7 +25,8 @@ struct halut_dense {
 };
 
 static int dense_check(const struct halut_conv *conv, uint32_t outputs, struct halut_diag *diag) {
-  if (!outputs || !conv->channels || !conv->kernel_h || !conv->kernel_w || !conv->stride_h || !conv->stride_w) {
+  if (!outputs || !conv->channels || !conv->kernel_h || !conv->kernel_w || !conv->stride_h ||
+      !conv->stride_w) {
     return halut_fail(diag, HALUT_ESHAPE, 0, "dense convolution with a size of 0");
   }
   if (conv->pad_h > UINT16_MAX || conv->pad_w > UINT16_MAX || conv->height > UINT16_MAX ||
@@ -35,13 +37,13 @@ static int dense_check(const struct halut_conv *conv, uint32_t outputs, struct h
   if (conv->kernel_h > high || conv->kernel_w > wide ||
       conv->out_h != (high - conv->kernel_h) / conv->stride_h + 1 ||
       conv->out_w != (wide - conv->kernel_w) / conv->stride_w + 1) {
-    return halut_fail(diag, HALUT_ESHAPE, 0, "dense convolution: %ux%u does not give %ux%u", conv->height,
-                   conv->width, conv->out_h, conv->out_w);
+    return halut_fail(diag, HALUT_ESHAPE, 0, "dense convolution: %ux%u does not give %ux%u",
+                      conv->height, conv->width, conv->out_h, conv->out_w);
   }
   uint64_t taps = (uint64_t)conv->channels * conv->kernel_h * conv->kernel_w;
   if (taps > DENSE_TAPS_MAX) {
-    return halut_fail(diag, HALUT_ELIMIT, 0, "dense convolution: %llu taps, at most %d", (unsigned long long)taps,
-                   DENSE_TAPS_MAX);
+    return halut_fail(diag, HALUT_ELIMIT, 0, "dense convolution: %llu taps, at most %d",
+                      (unsigned long long)taps, DENSE_TAPS_MAX);
   }
   return HALUT_OK;
 }
@@ -126,7 +128,8 @@ void halut_dense_conv(struct halut_dense *dense, const uint8_t *in, uint32_t cou
           dense->kernels.dense(&dense->weights, dense->source, &dense->requant, to + at, out_plane);
           continue;
         }
-        dense->kernels.dense(&dense->weights, dense->source, &dense->requant, dense->tile, HALUT_DENSE_BLOCK);
+        dense->kernels.dense(&dense->weights, dense->source, &dense->requant, dense->tile,
+                             HALUT_DENSE_BLOCK);
         for (uint32_t m = 0; m < dense->weights.outputs; m++) {
           memcpy(to + m * out_plane + at, dense->tile + (size_t)m * HALUT_DENSE_BLOCK, wide);
         }
@@ -145,8 +148,9 @@ void halut_dense_close(struct halut_dense *dense) {
   free(dense);
 }
 
-void halut_dense_linear(const int8_t *weight, const int32_t *bias, uint32_t outputs, uint32_t inputs,
-                     uint32_t cpu_flags, const uint8_t *x, uint32_t count, int32_t *y) {
+void halut_dense_linear(const int8_t *weight, const int32_t *bias, uint32_t outputs,
+                        uint32_t inputs, uint32_t cpu_flags, const uint8_t *x, uint32_t count,
+                        int32_t *y) {
   struct halut_kernels kernels;
   halut_kernels_init(&kernels, cpu_flags);
   for (uint32_t i = 0; i < count; i++) {

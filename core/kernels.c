@@ -3,8 +3,9 @@
 void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags) {
   *kernels = (struct halut_kernels){0};
   /* An entry is taken if nothing faster was and every flag it needs is there. */
-#define HALUT_KERNEL(kind, name, flags)                                                             \
-  if (!kernels->kind && ((uint32_t)(flags) & ~cpu_flags) == 0) kernels->kind = HALUT_KERNEL_##kind(name);
+#define HALUT_KERNEL(kind, name, flags)                                                            \
+  if (!kernels->kind && ((uint32_t)(flags) & ~cpu_flags) == 0)                                     \
+    kernels->kind = HALUT_KERNEL_##kind(name);
 #define HALUT_KERNEL_encode(name) halut_encode_##name
 #define HALUT_KERNEL_accumulate(name) &halut_accumulate_##name
 #define HALUT_KERNEL_pool2(name) halut_pool2_##name

@@ -1,9 +1,10 @@
-/* kernels.h: the inner loops, one version for each instruction set, and the table that picks among them.
+/* kernels.h: the inner loops, one version for each instruction set, and the table that picks among
+ * them.
  *
- * kernels.inc lists every version, fastest first. Every version of a kind gives the same bytes as `ref`.
- * Kernels allocate nothing, fail never, may be called from any thread and need no alignment unless said.
- * Rows (positions of a map, rows of a product) come in vectors of HALUT_ROW_BLOCK and, with their codes, in
- * blocks of HALUT_CODE_BLOCK.
+ * kernels.inc lists every version, fastest first. Every version of a kind gives the same bytes as
+ * `ref`. Kernels allocate nothing, fail never, may be called from any thread and need no alignment
+ * unless said. Rows (positions of a map, rows of a product) come in vectors of HALUT_ROW_BLOCK and,
+ * with their codes, in blocks of HALUT_CODE_BLOCK.
  */
 #ifndef HALUT_KERNELS_H
 #define HALUT_KERNELS_H
@@ -15,14 +16,14 @@
 enum { HALUT_DENSE_BLOCK = 32 }; /* positions that a dense kernel computes at once */
 
 /* encode: the codes of one codebook at `rows` positions (a multiple of HALUT_ROW_BLOCK).
- * Level l of the tree reads source[l][row] & mask[l][row]; a NULL `mask` is all ones. Codes are 0..15; row
- * r's goes to codes[r / HALUT_CODE_BLOCK * stride + r % HALUT_CODE_BLOCK]. */
+ * Level l of the tree reads source[l][row] & mask[l][row]; a NULL `mask` is all ones. Codes are
+ * 0..15; row r's goes to codes[r / HALUT_CODE_BLOCK * stride + r % HALUT_CODE_BLOCK]. */
 typedef void halut_encode_fn(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
                           const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
                           size_t stride);
 
-/* accumulate: sums of table entries over one block of codes, [codebooks][HALUT_CODE_BLOCK], of which the
- * first `rows` (a multiple of HALUT_ROW_BLOCK, at most HALUT_CODE_BLOCK) are wanted.
+/* accumulate: sums of table entries over one block of codes, [codebooks][HALUT_CODE_BLOCK], of
+ * which the first `rows` (a multiple of HALUT_ROW_BLOCK, at most HALUT_CODE_BLOCK) are wanted.
  * `arrange` (optional, NULL) reorders a block in place, once, before `sum` and `map` read it.
  * `sum`: acc[m * stride + row], exact.
  * `map`: out[m * stride + row] = requantised sum, exact; `rows` bytes an output are written. */
@@ -47,11 +48,12 @@ typedef void halut_dense_fn(const struct halut_weights *weights, const uint8_t *
                          const struct halut_requant *requant, uint8_t *out, size_t stride);
 
 /* linear: y[m] = bias[m] + sum over i of weight[m][i] * x[i], exact while it fits an int32. */
-typedef void halut_linear_fn(const int8_t *weight, const int32_t *bias, uint32_t outputs, uint32_t inputs,
-                          const uint8_t *x, int32_t *y);
+typedef void halut_linear_fn(const int8_t *weight, const int32_t *bias, uint32_t outputs,
+                             uint32_t inputs, const uint8_t *x, int32_t *y);
 
 #define HALUT_KERNEL_DECLARE_encode(name) extern halut_encode_fn halut_encode_##name;
-#define HALUT_KERNEL_DECLARE_accumulate(name) extern const struct halut_accumulate halut_accumulate_##name;
+#define HALUT_KERNEL_DECLARE_accumulate(name)                                                      \
+  extern const struct halut_accumulate halut_accumulate_##name;
 #define HALUT_KERNEL_DECLARE_pool2(name) extern halut_pool2_fn halut_pool2_##name;
 #define HALUT_KERNEL_DECLARE_add(name) extern halut_add_fn halut_add_##name;
 #define HALUT_KERNEL_DECLARE_dense(name) extern halut_dense_fn halut_dense_##name;
@@ -72,7 +74,8 @@ struct halut_kernels {
 /* Fills `kernels` with the fastest of each kind that `cpu_flags` (see cpu.h) allow. */
 void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags);
 
-/* Requantise one value, as written in halut.h: the specification that every `map` and `dense` meets. */
+/* Requantise one value, as written in halut.h: the specification that every `map` and `dense`
+ * meets. */
 static inline uint8_t halut_requantise(int64_t sum, int32_t bias, uint16_t scale) {
   int64_t value = sum + bias;
   value = value < 0 ? 0 : value > UINT16_MAX ? UINT16_MAX : value;

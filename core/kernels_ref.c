@@ -2,7 +2,8 @@
 #include "kernels.h"
 
 void halut_encode_ref(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                   const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes, size_t stride) {
+                      const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
+                      size_t stride) {
   for (size_t row = 0; row < rows; row++) {
     unsigned node = 1;
     for (int level = 0; level < HALUT_LEVELS; level++) {
@@ -10,11 +11,13 @@ void halut_encode_ref(const uint8_t *const source[HALUT_LEVELS], const uint8_t *
       if (mask) value &= mask[level][row];
       node = 2 * node + (value > threshold[node]);
     }
-    codes[row / HALUT_CODE_BLOCK * stride + row % HALUT_CODE_BLOCK] = (uint8_t)(node - HALUT_PROTOTYPES);
+    codes[row / HALUT_CODE_BLOCK * stride + row % HALUT_CODE_BLOCK] =
+        (uint8_t)(node - HALUT_PROTOTYPES);
   }
 }
 
-static int32_t ref_sum(const struct halut_packed *packed, uint32_t m, const uint8_t *codes, uint32_t row) {
+static int32_t ref_sum(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+                       uint32_t row) {
   const struct halut_lut *lut = packed->lut;
   int32_t sum = 0;
   for (uint32_t c = 0; c < lut->codebooks; c++) {
@@ -27,7 +30,8 @@ static int32_t ref_sum(const struct halut_packed *packed, uint32_t m, const uint
 static void ref_sum_block(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                           int32_t *acc, size_t stride) {
   for (uint32_t m = 0; m < packed->lut->outputs; m++) {
-    for (uint32_t row = 0; row < rows; row++) acc[m * stride + row] = ref_sum(packed, m, codes, row);
+    for (uint32_t row = 0; row < rows; row++)
+      acc[m * stride + row] = ref_sum(packed, m, codes, row);
   }
 }
 

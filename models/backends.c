@@ -4,7 +4,8 @@
 
 #include "../rtl/backend_rtl.h"
 
-const struct halut_backend_ops *const halut_backends[] = {&halut_backend_cpu, &halut_backend_rtl, NULL};
+const struct halut_backend_ops *const halut_backends[] = {&halut_backend_cpu, &halut_backend_rtl,
+                                                          NULL};
 
 const struct halut_backend_ops *halut_backends_find(const char *name) {
   for (size_t i = 0; halut_backends[i]; i++)

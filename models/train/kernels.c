@@ -1,17 +1,27 @@
 /* The sparse forward and backward passes of a Halut layer, for training on a CPU.
  *
- * DESIGN. kernels.py compiles this file for the machine it runs on and binds it by ctypes. Everything is
- * float32. P positions are numbered p = (n * out_h + y) * out_w + x. Codes are planar u8 [codebooks][P]; the
- * table is blocked [outputs / 64][codebooks][16][64], so that the rows of eight codebooks (32 KiB) stay in
- * the first-level cache while a tile of positions goes by; y and its gradient are [P][outputs]. `outputs`
- * is a multiple of 64. Thresholds are [codebooks][16] in heap order, entry 0 unused. Trees are walked by eight
- * positions at once: the thresholds of a level, at most eight, are one register that the node permutes.
+ * DESIGN. kernels.py compiles this file for the machine it runs on and binds it by ctypes.
+ * Everything is float32. P positions are numbered p = (n * out_h + y) * out_w + x. Codes are planar
+ * u8 [codebooks][P]; the table is blocked [outputs / 64][codebooks][16][64], so that the rows of
+ * eight codebooks (32 KiB) stay in the first-level cache while a tile of positions goes by; y and
+ * its gradient are [P][outputs]. `outputs` is a multiple of 64. Thresholds are [codebooks][16] in
+ * heap order, entry 0 unused. Trees are walked by eight positions at once: the thresholds of a
+ * level, at most eight, are one register that the node permutes.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = 64, LANES = 16, VECTORS = BLOCK / LANES, PROTOTYPES = 16, LEVELS = 4, GROUP = 8, TILE = 256, RANK = 4 };
+enum {
+  BLOCK = 64,
+  LANES = 16,
+  VECTORS = BLOCK / LANES,
+  PROTOTYPES = 16,
+  LEVELS = 4,
+  GROUP = 8,
+  TILE = 256,
+  RANK = 4
+};
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
 enum { WALK = 8 };
@@ -23,7 +33,8 @@ struct geometry { /* of a convolution over x [images][channels][height][width] *
 };
 
 /* One image's values of column `split` at every output position; a padded value is 0. */
-static void select_values(const struct geometry *g, const float *image, int32_t split, float *value) {
+static void select_values(const struct geometry *g, const float *image, int32_t split,
+                          float *value) {
   int kx = split % g->kernel_w, ky = split / g->kernel_w % g->kernel_h;
   const float *plane = image + (size_t)(split / (g->kernel_w * g->kernel_h)) * g->height * g->width;
   for (int oy = 0; oy < g->out_h; oy++, value += g->out_w) {
@@ -33,7 +44,8 @@ static void select_values(const struct geometry *g, const float *image, int32_t 
       continue;
     }
     const float *row = plane + (size_t)y * g->width;
-    if (g->stride == 1 && g->out_w == g->width && g->pad == 1 && g->kernel_w == 3) { /* the common case */
+    if (g->stride == 1 && g->out_w == g->width && g->pad == 1 &&
+        g->kernel_w == 3) { /* the common case */
       const int left = kx == 0, right = kx == 2;
       value[0] = value[g->out_w - 1] = 0.0f;
       memcpy(value + left, row + right, sizeof *value * (g->width - left - right));
@@ -53,7 +65,8 @@ static void level_thresholds(const float *threshold, vec8 *level) {
       level[l][i] = threshold[(1 << l) + (i & ((1 << l) - 1))];
 }
 
-/* Decides at `level`: place (the node less the first of its level) becomes 2 * place + (value > threshold). */
+/* Decides at `level`: place (the node less the first of its level) becomes 2 * place + (value >
+ * threshold). */
 static inline int8v decide(const vec8 *level, int l, int8v place, vec8 value) {
   return 2 * place - (value > __builtin_shuffle(level[l], place));
 }
@@ -88,8 +101,8 @@ void encode(const struct geometry *g, const float *x, int codebooks, const int32
 }
 
 /* y[p][m] = sum over codebooks of table[m][c][codes[c][p]]. */
-void accumulate(const uint8_t *codes, const float *table, size_t positions, int codebooks, int outputs,
-                float *y) {
+void accumulate(const uint8_t *codes, const float *table, size_t positions, int codebooks,
+                int outputs, float *y) {
   const size_t tiles = (positions + TILE - 1) / TILE;
 #pragma omp parallel for schedule(dynamic, 1)
   for (size_t tile = 0; tile < tiles; tile++) {
@@ -105,7 +118,8 @@ void accumulate(const uint8_t *codes, const float *table, size_t positions, int 
               sum[i] = out[i];
           for (int j = 0; j < group; j++) {
             const vec *row =
-                (const vec *)(rows + (size_t)(j * PROTOTYPES + codes[(c0 + j) * positions + p]) * BLOCK);
+                (const vec *)(rows +
+                              (size_t)(j * PROTOTYPES + codes[(c0 + j) * positions + p]) * BLOCK);
             for (int i = 0; i < VECTORS; i++)
               sum[i] += row[i];
           }
@@ -116,10 +130,10 @@ void accumulate(const uint8_t *codes, const float *table, size_t positions, int 
   }
 }
 
-/* grad_table (zeroed by the caller) += the gradient of every row that was added. A thread owns the rows of
- * one block and group, so nothing is shared. */
-void table_gradient(const uint8_t *codes, const float *grad_y, size_t positions, int codebooks, int outputs,
-                    float *grad_table) {
+/* grad_table (zeroed by the caller) += the gradient of every row that was added. A thread owns the
+ * rows of one block and group, so nothing is shared. */
+void table_gradient(const uint8_t *codes, const float *grad_y, size_t positions, int codebooks,
+                    int outputs, float *grad_table) {
 #pragma omp parallel for collapse(2) schedule(dynamic, 1)
   for (int b = 0; b < outputs / BLOCK; b++)
     for (int c0 = 0; c0 < codebooks; c0 += GROUP) {
@@ -131,7 +145,8 @@ void table_gradient(const uint8_t *codes, const float *grad_y, size_t positions,
         for (int i = 0; i < VECTORS; i++)
           g[i] = in[i];
         for (int j = 0; j < group; j++) {
-          vec *row = (vec *)(rows + (size_t)(j * PROTOTYPES + codes[(c0 + j) * positions + p]) * BLOCK);
+          vec *row =
+              (vec *)(rows + (size_t)(j * PROTOTYPES + codes[(c0 + j) * positions + p]) * BLOCK);
           for (int i = 0; i < VECTORS; i++)
             row[i] += g[i];
         }
@@ -146,13 +161,14 @@ static inline vec8 entry(const vec8 *table, int8v place) {
                 ((int8v)__builtin_shuffle(table[1], place) & high));
 }
 
-/* Gradient of the thresholds on the taken path: what would change if one decision went the other way (the
- * deeper ones decided anew), weighted by a triangle of half-width tau[c] around the threshold. The change
- * is seen through RANK directions of the table: basis [codebooks][RANK][16] are the coefficients of its
- * rows, projected [codebooks][RANK][P] is grad_y along them. grad_threshold is zeroed by the caller. */
-void threshold_gradient(const struct geometry *g, const float *x, int codebooks, const int32_t *split,
-                        const float *threshold, const float *tau, const float *basis,
-                        const float *projected, float *grad_threshold) {
+/* Gradient of the thresholds on the taken path: what would change if one decision went the other
+ * way (the deeper ones decided anew), weighted by a triangle of half-width tau[c] around the
+ * threshold. The change is seen through RANK directions of the table: basis [codebooks][RANK][16]
+ * are the coefficients of its rows, projected [codebooks][RANK][P] is grad_y along them.
+ * grad_threshold is zeroed by the caller. */
+void threshold_gradient(const struct geometry *g, const float *x, int codebooks,
+                        const int32_t *split, const float *threshold, const float *tau,
+                        const float *basis, const float *projected, float *grad_threshold) {
   const size_t area = (size_t)g->out_h * g->out_w, total = area * g->images;
   const size_t pitch = (area + WALK - 1) / WALK * WALK;
   const size_t image_values = (size_t)g->channels * g->height * g->width;
@@ -169,7 +185,8 @@ void threshold_gradient(const struct geometry *g, const float *x, int codebooks,
         for (int l = 0; l < LEVELS; l++)
           select_values(g, x + n * image_values, split[c * LEVELS + l], value + l * pitch);
         for (int r = 0; r < RANK; r++) /* past the image's end it stays 0 and adds nothing */
-          memcpy(along + r * pitch, projected + ((size_t)c * RANK + r) * total + n * area, sizeof *along * area);
+          memcpy(along + r * pitch, projected + ((size_t)c * RANK + r) * total + n * area,
+                 sizeof *along * area);
         for (size_t i = 0; i < area; i += WALK) {
           int8v place[LEVELS + 1] = {{0}};
           vec8 v[LEVELS], mine[RANK];
@@ -185,7 +202,8 @@ void threshold_gradient(const struct geometry *g, const float *x, int codebooks,
               other = decide(level, k, other, v[k]);
             vec8 change = {0};
             for (int r = 0; r < RANK; r++)
-              change += (mine[r] - entry(rows + 2 * r, other)) * *(const vec8 *)(along + r * pitch + i);
+              change +=
+                  (mine[r] - entry(rows + 2 * r, other)) * *(const vec8 *)(along + r * pitch + i);
             const vec8 h = (v[l] - __builtin_shuffle(level[l], place[l])) * inverse;
             const int8v right = -(place[l + 1] & 1);
             vec8 weight = 1.0f - (vec8)((int8v)h & 0x7fffffff);

@@ -179,9 +179,9 @@ START_TEST(refuses_bad_addresses) {
     ck_assert_msg(read_all(ARGUMENTS("--listen", rows[i]), NULL) == HALUT_EINVALID, "%s", rows[i]);
     ck_assert_ptr_nonnull(strstr(problems.text, "command line: listen: "));
   }
-  char many[256] = "";
+  char many[256];
   for (int i = 0; i < 9; i++)
-    strcat(many, "1.2.3.4:1,");
+    snprintf(many + 10 * i, sizeof many - 10 * (size_t)i, "1.2.3.4:1,");
   ck_assert_int_eq(read_all(ARGUMENTS("--listen", many), NULL), HALUT_EINVALID);
   expect_problems("command line: listen: more than 8 addresses\n");
 }

@@ -138,10 +138,10 @@ START_TEST(limits_the_envelope) {
   char *body = malloc(BIG + 64);
   ck_assert_ptr_nonnull(body);
   for (int known = 0; known < 2; known++) {
-    char *p = body + sprintf(body, "{\"%s\":[1", known ? "a" : "x");
+    char *p = body + snprintf(body, 32, "{\"%s\":[1", known ? "a" : "x");
     while (p - body < BIG)
-      p += sprintf(p, ",1");
-    sprintf(p, "]}");
+      p += snprintf(p, 32, ",1");
+    snprintf(p, 32, "]}");
     struct halut_json *json = NULL;
     struct halut_diag diag = {0};
     int error = halut_json_open(body, strlen(body), keys, DEPTH, &json, &diag);
@@ -152,10 +152,10 @@ START_TEST(limits_the_envelope) {
     }
     halut_json_close(json);
   }
-  char *p = body + sprintf(body, "{\"instances\":[{\"b64\":\"\"}");
+  char *p = body + snprintf(body, 32, "{\"instances\":[{\"b64\":\"\"}");
   for (int i = 1; i <= HALUT_JSON_SLICES_MAX; i++)
-    p += sprintf(p, ",{\"b64\":\"\"}");
-  sprintf(p, "]}");
+    p += snprintf(p, 32, ",{\"b64\":\"\"}");
+  snprintf(p, 32, "]}");
   struct halut_json *json = NULL;
   struct halut_diag diag = {0};
   ck_assert_int_eq(halut_json_open(body, strlen(body), keys, DEPTH, &json, &diag), HALUT_ELIMIT);

@@ -360,7 +360,7 @@ START_TEST(is_ten_times_jansson) {
     *p++ = row == 0 ? '[' : ',';
     for (int column = 0; column < N; column++) {
       float value = (float)((double)(random_bits() >> 11) * 0x1p-52 - 1);
-      p += sprintf(p, "%c%.9g", column == 0 ? '[' : ',', (double)value);
+      p += snprintf(p, 32, "%c%.9g", column == 0 ? '[' : ',', (double)value);
     }
     *p++ = ']';
   }

@@ -165,7 +165,7 @@ orphans() {
     {
       n = split($0, word, /[^A-Za-z0-9_.-]+/)
       for (i = 1; i <= n; i++) {
-        sub(/\.+$/, "", word[i]); sub(/\.py$/, "", word[i])
+        gsub(/^\.+|\.+$|\.py$/, "", word[i])
         if (word[i] in wanted && word[i] != base) seen[word[i]] = 1
       }
     }

@@ -334,8 +334,8 @@ def fold(layer, norm):
 
 
 def halut_table(layer, least=1e-12):
-    """int8 [outputs][codebooks][16], step [outputs] of at least `least`, constant [outputs]. The middle of each codebook's range is
-    moved to the constant: exact, since each codebook adds exactly one entry."""
+    """int8 [outputs][codebooks][16], step [outputs] of at least `least`, constant [outputs]. The middle of
+    each codebook's range is moved to the constant: exact, since each codebook adds exactly one entry."""
     rows = layer.rows().detach().double().numpy().transpose(2, 0, 1)
     middle = (rows.max(2, keepdims=True) + rows.min(2, keepdims=True)) / 2
     rows = rows - middle

@@ -125,16 +125,16 @@ class HalutConv2d(nn.Module):
     def input_gradient(self, grad_y, g):
         """The surrogate convolution's gradient, as a convolution itself where that is possible: faster."""
         kind = torch.bfloat16 if self.fast else torch.float32
-        grad = grad_y.to(kind).contiguous(memory_format=torch.channels_last)
-        weight = self.surrogate.to(kind)
         border = self.kernel_size[0] - 1 - self.padding
         if self.stride == 1 and self.groups == 1 and border >= 0 and self.kernel_size[0] == self.kernel_size[1]:
-            back = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            grad = grad_y.to(kind).contiguous(memory_format=torch.channels_last)
+            back = self.surrogate.to(kind).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
             return F.conv2d(grad, back, padding=border).float()
         rest = [size - ((out - 1) * self.stride - 2 * self.padding + k) for size, out, k in
                 zip((g.height, g.width), (g.out_h, g.out_w), self.kernel_size)]
-        return F.conv_transpose2d(grad, weight, stride=self.stride, padding=self.padding, output_padding=rest,
-                                  groups=self.groups).float()
+        # float32 always: torch 1.13 refuses a strided transposed convolution in bfloat16, channels last
+        return F.conv_transpose2d(grad_y.float(), self.surrogate, stride=self.stride, padding=self.padding,
+                                  output_padding=rest, groups=self.groups)
 
     def threshold_gradient(self, x, grad, g, threshold):
         images = max(1, g.images // SHARE)

@@ -165,8 +165,7 @@ async function classify() {
     const result = await client.classify(planar, { model: by("model").value || undefined, top: 5 });
     showResult(result, performance.now() - began);
   } catch (error) {
-    by("labels").hidden = true;
-    by("phases").hidden = true;
+    for (const id of ["labels", "phases", "device"]) by(id).hidden = true;
     say("verdict", error.message, "bad");
   }
 }
@@ -188,15 +187,22 @@ function showResult(result, elapsed) {
   by("labels").hidden = false;
   const phases = Object.entries(result.timing_us ?? {}).filter(([, value]) => typeof value === "number");
   phases.push(["seen from this page", 1000 * elapsed]);
-  const device = Object.entries(result.device ?? {}).filter(([, value]) => typeof value === "number");
   by("phases").tBodies[0].replaceChildren(
-    ...[...phases, ...device].map(([name, value]) => {
+    ...phases.map(([name, value]) => {
       const row = make("tr");
       row.append(make("th", name, { scope: "row" }), make("td", value.toFixed(0)));
       return row;
     }),
   );
   by("phases").hidden = false;
+  const { device } = result;
+  by("device").hidden = device === undefined;
+  if (device !== undefined) {
+    const { cycles, stalls, lookups, energy_uj: energy } = device;
+    by("device").textContent =
+      `Accelerator: ${cycles} cycles, ${stalls} of them waiting, ${lookups} look-ups, ` +
+      `about ${energy.toFixed(1)} µJ.`;
+  }
 }
 
 by("file").addEventListener("change", (event) => takeFile(event.target.files[0]));

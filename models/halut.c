@@ -3,13 +3,11 @@
  * A new command is one file models/cmd_<name>.c and one line in COMMAND_MAP. */
 #include <string.h>
 
+#include "../core/version.h"
 #include "cli.h"
 
-#ifndef HALUT_VERSION
-#define HALUT_VERSION "0.1.0"
-#endif
 
-#define COMMAND_MAP(XX) XX(learn) XX(matmul) XX(eval) XX(check) XX(serve)
+#define COMMAND_MAP(XX) XX(learn) XX(matmul) XX(eval) XX(bench) XX(check) XX(serve)
 
 #define XX(name) extern const struct halut_command halut_command_##name;
 COMMAND_MAP(XX)

@@ -1,0 +1,114 @@
+#include "app.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "clock.h"
+
+void halut_app_log(const struct halut_app *app, uint32_t level, const char *format, ...) {
+  va_list arguments;
+  if (level > app->config.log_level)
+    return;
+  fputs("halutd: ", stderr);
+  va_start(arguments, format);
+  vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  fputc('\n', stderr);
+}
+
+static void access_write(struct halut_app *app, const struct halut_request *request, bool sent,
+                         uint64_t ns) {
+  struct halut_json_out out = {0};
+  char stamp[32];
+  struct timespec now;
+  struct tm parts;
+  size_t bytes = 0;
+  clock_gettime(CLOCK_REALTIME, &now);
+  gmtime_r(&now.tv_sec, &parts);
+  strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &parts);
+  halut_json_out_format(&out, "{\"time\":\"%s.%03ldZ\",\"id\":", stamp, now.tv_nsec / 1000000);
+  halut_json_out_string(&out, request->id);
+  halut_json_out_format(&out, ",\"method\":");
+  halut_json_out_string(&out, request->verb);
+  halut_json_out_format(&out, ",\"path\":");
+  halut_json_out_string(&out, request->path);
+  halut_json_out_format(&out, ",\"status\":%u,\"sent\":%s,\"bytes_in\":%zu,\"bytes_out\":%zu,\"us\":%" PRIu64 "}\n",
+                        request->reply.status, sent ? "true" : "false", request->body_bytes,
+                        request->reply.bytes, ns / 1000);
+  char *line = halut_json_out_take(&out, &bytes);
+  if (line != NULL)
+    fwrite(line, 1, bytes, app->access_log);
+  free(line);
+  fflush(app->access_log);
+}
+
+void halut_app_ended(void *self, const struct halut_request *request, bool sent) {
+  struct halut_app *app = self;
+  uint64_t ns = halut_clock_ns() - request->arrived_ns;
+  size_t route = request->route != NULL ? (size_t)(request->route - halut_routes) : HALUT_ROUTES_MAX;
+  if (sent) {
+    halut_metrics_request(&app->metrics, route, request->reply.status, ns);
+    app->metrics.body_bytes_out += request->reply.bytes;
+  } else {
+    app->metrics.requests_aborted++;
+  }
+  app->metrics.body_bytes_in += request->body_bytes;
+  if (app->access_log != NULL)
+    access_write(app, request, sent, ns);
+}
+
+void halut_app_dropped(void *self, const char *reason) {
+  struct halut_app *app = self;
+  if (strcmp(reason, "connections-per-address-max") == 0)
+    app->metrics.connections_refused++;
+  else if (strcmp(reason, "body-total-max") == 0)
+    app->metrics.rejected_memory++;
+  else
+    app->metrics.connections_cut++;
+  halut_app_log(app, HALUT_LOG_DEBUG, "dropped at %s", reason);
+}
+
+/* ---- reload ---- */
+
+static void reload_work(uv_work_t *work) {
+  struct halut_app *app = work->data;
+  app->reload.error =
+      halut_catalog_open(&app->reload.old->options, app->reload.old, &app->reload.made,
+                         &app->reload.problems, app->reload.report, &app->reload.diag);
+}
+
+static void reload_done(uv_work_t *work, int status) {
+  struct halut_app *app = work->data;
+  app->is_reloading = false;
+  if (status != 0)
+    app->reload.error = HALUT_ECANCELED;
+  if (app->reload.report[0] != '\0')
+    halut_app_log(app, HALUT_LOG_ERROR, "reload:\n%s", app->reload.report);
+  if (app->reload.error != HALUT_OK) {
+    app->metrics.reload_failures++;
+    halut_app_log(app, HALUT_LOG_ERROR, "reload failed, serving what was loaded: %s",
+                  app->reload.diag.text);
+  } else {
+    if (app->reload.problems > 0)
+      app->metrics.reload_failures++;
+    app->metrics.reloads++;
+    halut_catalog_drop(app->catalog);
+    app->catalog = app->reload.made;
+    halut_app_log(app, HALUT_LOG_INFO, "reloaded: %u models", app->catalog->count);
+  }
+  halut_catalog_drop(app->reload.old);
+}
+
+void halut_app_reload(struct halut_app *app) {
+  if (app->is_reloading || app->draining)
+    return;
+  app->is_reloading = true;
+  app->reload.old = halut_catalog_hold(app->catalog);
+  app->reload.made = NULL;
+  app->reloading.data = app;
+  if (uv_queue_work(&app->loop, &app->reloading, reload_work, reload_done) != 0)
+    reload_done(&app->reloading, UV_ENOMEM);
+}

@@ -1,0 +1,55 @@
+/* app.h: the daemon's parts in one place, for the handlers and for main.
+ *
+ * Owned and used by the loop thread alone.
+ */
+#ifndef HALUT_APP_H
+#define HALUT_APP_H
+
+#include <stdio.h>
+#include <uv.h>
+
+#include "catalog.h"
+#include "config.h"
+#include "http.h"
+#include "job.h"
+#include "metrics.h"
+#include "pool.h"
+
+struct halut_app {
+  struct halut_config config;
+  struct halut_job_limits limits;
+  uint32_t workers;
+  uv_loop_t loop;
+  uv_signal_t interrupted, terminated, hung_up;
+  uv_work_t reloading;
+  bool is_reloading, draining;
+  struct halut_catalog *catalog; /* what new requests get; NULL until loaded */
+  struct halut_http *http;
+  struct halut_pool *pool;
+  struct halut_metrics metrics;
+  FILE *access_log; /* NULL: off */
+  uint64_t started_ns;
+  struct { /* of a reload: made on a thread of the loop's pool, swapped in by the loop */
+    struct halut_catalog *old, *made;
+    uint32_t problems;
+    char report[HALUT_REPORT_MAX];
+    struct halut_diag diag;
+    int error;
+  } reload;
+};
+
+/* The routing table, for http.h. */
+extern const struct halut_route halut_routes[];
+extern const size_t halut_route_count;
+
+/* After a request has ended: counts it and writes its line of the access log. */
+void halut_app_ended(void *self, const struct halut_request *request, bool sent);
+void halut_app_dropped(void *self, const char *reason);
+
+/* Starts to load the model directory anew, unless that is under way. */
+void halut_app_reload(struct halut_app *app);
+
+void halut_app_log(const struct halut_app *app, uint32_t level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif

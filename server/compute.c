@@ -1,0 +1,143 @@
+/* DESIGN: the jobs of a batch are read first; then those of one model on one backend are laid end to end
+ * into the worker's seat, batch_max inputs at a time, across the borders of jobs: forty requests of one image
+ * and one request of forty images cost the same. */
+#include "job.h"
+
+#include <string.h>
+
+#include "clock.h"
+
+enum { GONE_AFTER_NS = 20000000 }; /* a job that waited longer is asked whether its peer is still there */
+
+static void job_read(struct halut_job *job) {
+  uint64_t start = halut_clock_ns();
+  job->phase_ns[HALUT_JOB_QUEUE] = start - job->item.arrived_ns;
+  if (job->item.status != HALUT_OK)
+    halut_job_fail(job, HALUT_ETIMEOUT, "the request waited longer than compute-timeout-ms");
+  else if (start - job->item.arrived_ns > GONE_AFTER_NS && halut_request_gone(job->request))
+    halut_job_fail(job, HALUT_ECANCELED, "the peer has left");
+  else if (job->kind == HALUT_NETWORK)
+    halut_classify_read(job);
+  else
+    halut_matmul_read(job);
+  job->phase_ns[HALUT_JOB_DECODE] = halut_clock_ns() - start;
+}
+
+/* A place in the inputs of a list of jobs. */
+struct cursor {
+  struct halut_job **jobs;
+  uint32_t count, job, row;
+};
+
+/* Copies up to `room` rows between the seat and the jobs from the cursor on; returns how many. */
+static uint32_t rows_move(struct cursor *at, void *seat, size_t bytes, uint32_t room, bool is_in) {
+  uint32_t moved = 0;
+  while (moved < room && at->job < at->count) {
+    struct halut_job *job = at->jobs[at->job];
+    uint32_t rows = job->rows - at->row < room - moved ? job->rows - at->row : room - moved;
+    char *there = (char *)(is_in ? job->in : job->out) + at->row * bytes;
+    char *here = (char *)seat + moved * bytes;
+    memcpy(is_in ? here : there, is_in ? there : here, rows * bytes);
+    moved += rows;
+    at->row += rows;
+    if (at->row == job->rows) {
+      at->job++;
+      at->row = 0;
+    }
+  }
+  return moved;
+}
+
+static struct halut_tensor tensor_of(const struct halut_entry *entry, void *data, uint32_t rows,
+                                     bool is_in) {
+  const struct halut_model_info *info = entry->info;
+  struct halut_tensor tensor = {.data = data, .rank = 2, .dim = {rows, 1, 1, 1}};
+  if (info->kind == HALUT_NETWORK && is_in) {
+    tensor.dtype = HALUT_U8;
+    tensor.rank = 4;
+    tensor.dim[1] = info->channels;
+    tensor.dim[2] = info->height;
+    tensor.dim[3] = info->width;
+  } else if (info->kind == HALUT_NETWORK) {
+    tensor.dtype = HALUT_I32;
+    tensor.dim[1] = info->classes;
+  } else {
+    tensor.dtype = HALUT_F32;
+    tensor.dim[1] = is_in ? info->columns : info->outputs;
+  }
+  return tensor;
+}
+
+/* All jobs are of one entry and backend. */
+static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) {
+  struct halut_entry *entry = jobs[0]->entry;
+  struct halut_seat *seat = &entry->seats[worker];
+  struct cursor in = {.jobs = jobs, .count = count}, out = in;
+  struct halut_stats stats = {0};
+  uint64_t start = halut_clock_ns();
+  uint32_t total = 0;
+  int error = HALUT_OK;
+  for (;;) {
+    uint32_t rows =
+        rows_move(&in, seat->in, entry->in_bytes, jobs[0]->catalog->options.batch_max, true);
+    if (rows == 0)
+      break;
+    struct halut_tensor x = tensor_of(entry, seat->in, rows, true);
+    struct halut_tensor y = tensor_of(entry, seat->out, rows, false);
+    error = halut_session_run(seat->session[jobs[0]->backend], &x, &y, &stats);
+    if (error != HALUT_OK)
+      break;
+    rows_move(&out, seat->out, entry->out_bytes, rows, false);
+    total += rows;
+  }
+  uint64_t end = halut_clock_ns();
+  for (uint32_t i = 0; i < count; i++) {
+    struct halut_job *job = jobs[i];
+    job->phase_ns[HALUT_JOB_COMPUTE] = end - start;
+    job->batch_rows = i == 0 ? total : 0; /* the batch is counted once */
+    if (error != HALUT_OK) {
+      halut_job_fail(job, error, "computing failed: %s", halut_error_text(error));
+      continue;
+    }
+    job->stats = (struct halut_stats){stats.lookups * job->rows / total,
+                                      stats.device_cycles * job->rows / total,
+                                      stats.device_stalls * job->rows / total,
+                                      stats.device_table_bytes * job->rows / total,
+                                      stats.device_encodes * job->rows / total};
+  }
+}
+
+static void job_write(struct halut_job *job) {
+  uint64_t start = halut_clock_ns();
+  if (job->kind == HALUT_NETWORK)
+    halut_classify_write(job);
+  else
+    halut_matmul_write(job);
+  job->phase_ns[HALUT_JOB_REPLY] = halut_clock_ns() - start;
+}
+
+void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count) {
+  struct halut_job *ready[HALUT_TAKE_MAX], *group[HALUT_TAKE_MAX];
+  uint32_t left = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    struct halut_job *job = (struct halut_job *)items[i];
+    job_read(job);
+    if (!job->failed)
+      ready[left++] = job;
+  }
+  while (left > 0) {
+    uint32_t taken = 0, kept = 0;
+    for (uint32_t i = 0; i < left; i++)
+      if (ready[i]->entry == ready[0]->entry && ready[i]->backend == ready[0]->backend && i > 0)
+        group[++taken] = ready[i];
+      else if (i > 0)
+        ready[kept++ + 1] = ready[i];
+    group[0] = ready[0];
+    memmove(ready, ready + 1, kept * sizeof *ready);
+    left = kept;
+    group_run(worker, group, taken + 1);
+    for (uint32_t i = 0; i <= taken; i++)
+      if (!group[i]->failed)
+        job_write(group[i]);
+  }
+}

@@ -1,0 +1,120 @@
+#include "job.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../core/energy.h"
+#include "clock.h"
+
+/* One list: what a client did wrong is 4xx, what it may try again is 503, the rest is ours. */
+unsigned halut_job_status(int error) {
+  switch (error) {
+  case HALUT_EINVALID:
+  case HALUT_ESHAPE:
+  case HALUT_EFORMAT:
+    return 400;
+  case HALUT_ENOTFOUND:
+    return 404;
+  case HALUT_ELIMIT:
+    return 413;
+  case HALUT_ENOMEM:
+  case HALUT_EBUSY:
+  case HALUT_ECANCELED:
+    return 503;
+  case HALUT_ETIMEOUT:
+    return 504;
+  default:
+    return 500;
+  }
+}
+
+void halut_job_fail(struct halut_job *job, int error, const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  job->failed = true;
+  halut_reply_error(&job->request->reply, halut_job_status(error), "%s", text);
+}
+
+bool halut_job_choose(struct halut_job *job, const char *name) {
+  struct halut_diag diag = {0};
+  job->entry = halut_catalog_find(job->catalog, job->kind, name, 0, &diag);
+  if (job->entry == NULL)
+    halut_job_fail(job, name != NULL ? HALUT_ENOTFOUND : HALUT_EINVALID, "%s", diag.text);
+  return job->entry != NULL;
+}
+
+bool halut_job_options(struct halut_job *job, const json_t *object) {
+  struct halut_diag diag = {0};
+  const char *model = NULL, *backend = NULL;
+  if (halut_json_get_text(object, "model", false, &model, &diag) != HALUT_OK ||
+      halut_json_get_text(object, "backend", false, &backend, &diag) != HALUT_OK) {
+    halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
+    return false;
+  }
+  if (backend != NULL) {
+    job->backend = halut_catalog_backend(job->catalog, backend);
+    if (job->backend < 0) {
+      halut_job_fail(job, HALUT_EINVALID, "backend: \"%.32s\" is not open here", backend);
+      return false;
+    }
+  }
+  return halut_job_choose(job, model != NULL ? model : job->model_name);
+}
+
+bool halut_job_seat(struct halut_job *job, uint32_t rows) {
+  job->rows = rows;
+  job->in = malloc(job->entry->in_bytes * rows);
+  job->out = malloc(job->entry->out_bytes * rows);
+  if (job->in == NULL || job->out == NULL)
+    halut_job_fail(job, HALUT_ENOMEM, "no memory for %u rows; try again", rows);
+  return !job->failed;
+}
+
+void halut_job_write_head(const struct halut_job *job, struct halut_json_out *out) {
+  halut_json_out_format(out, "{\"model\":\"%s\",\"version\":%u,\"backend\":\"%s\"",
+                        job->entry->info->name, job->entry->info->version,
+                        job->catalog->options.backends[job->backend]->name);
+}
+
+void halut_job_write_tail(const struct halut_job *job, struct halut_json_out *out) {
+  halut_json_out_format(out,
+                        ",\"timing_us\":{\"decode\":%" PRIu64 ",\"queue\":%" PRIu64
+                        ",\"compute\":%" PRIu64 "}",
+                        job->phase_ns[HALUT_JOB_DECODE] / 1000, job->phase_ns[HALUT_JOB_QUEUE] / 1000,
+                        job->phase_ns[HALUT_JOB_COMPUTE] / 1000);
+  if (job->stats.device_cycles > 0)
+    halut_json_out_format(
+        out,
+        ",\"device\":{\"cycles\":%" PRIu64 ",\"stalls\":%" PRIu64 ",\"utilisation\":%.4f"
+        ",\"lookups\":%" PRIu64 ",\"table_bytes\":%" PRIu64 ",\"energy_uj\":%.3f}",
+        job->stats.device_cycles, job->stats.device_stalls,
+        1.0 - (double)job->stats.device_stalls / (double)job->stats.device_cycles,
+        job->stats.lookups, job->stats.device_table_bytes, halut_energy(&job->stats) * 1e-6);
+  halut_json_out_format(out, "}\n");
+}
+
+void halut_job_reply(struct halut_job *job, struct halut_json_out *out) {
+  struct halut_reply *reply = &job->request->reply;
+  reply->body = halut_json_out_take(out, &reply->bytes);
+  if (reply->body == NULL) {
+    halut_job_fail(job, HALUT_ENOMEM, "no memory for the reply; try again");
+    return;
+  }
+  reply->owned = true;
+  reply->status = 200;
+  reply->type = "application/json";
+}
+
+void halut_job_free(struct halut_job *job) {
+  if (job == NULL)
+    return;
+  free(job->in);
+  free(job->out);
+  free(job);
+}

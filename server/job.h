@@ -1,0 +1,83 @@
+/* job.h: one inference from admission to answer.
+ *
+ * The loop makes a job, parks its request and submits it. A worker reads the body into a tensor
+ * (classify.c, matmul.c), computes (compute.c), and writes the reply into the parked request. The loop
+ * takes it back, counts it and resumes the request.
+ */
+#ifndef HALUT_JOB_H
+#define HALUT_JOB_H
+
+#include <stdbool.h>
+
+#include "batcher.h"
+#include "catalog.h"
+#include "http.h"
+#include "metrics.h"
+
+enum { HALUT_LANE_NETWORK = 0, HALUT_LANE_PRODUCT = 1, HALUT_LANES = 2 };
+
+/* Limits a worker checks; from the configuration. */
+struct halut_job_limits {
+  uint64_t pixels_max, rows_max;
+  uint32_t depth_max;
+};
+
+struct halut_job {
+  struct halut_item item; /* first: the pool hands it back */
+  struct halut_request *request;
+  void *app; /* for the loop */
+  struct halut_catalog *catalog;
+  const struct halut_job_limits *limits;
+  enum halut_kind kind;
+  char boundary[71]; /* of a multipart body, or "" */
+
+  /* Asked for: by the query, then by the body. */
+  const char *model_name; /* in `text`, or NULL */
+  char text[128];
+  int backend; /* index in the catalogue's options */
+  uint32_t top;
+  bool squash;
+  bool is_npy; /* product: the answer is an .npy array, as the body was */
+
+  /* Made by the worker. */
+  struct halut_entry *entry; /* of the catalogue */
+  bool failed;               /* the reply is an error */
+  bool many;                 /* network: the body was a list of instances */
+  uint32_t rows;
+  void *in, *out; /* [rows] inputs and outputs, malloc'ed */
+  struct halut_stats stats;
+  uint32_t batch_rows; /* of the last run it was part of */
+  uint64_t phase_ns[HALUT_JOB_PHASES];
+};
+
+/* Worker: body to job->entry, rows and in; on failure the reply is made and job->failed set. */
+void halut_classify_read(struct halut_job *job);
+void halut_matmul_read(struct halut_job *job);
+/* Worker: job->out to the reply. */
+void halut_classify_write(struct halut_job *job);
+void halut_matmul_write(struct halut_job *job);
+
+/* Worker: everything for a batch of one lane. */
+void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count);
+
+/* Makes the reply an error; status from `error` (halut_job_status). */
+void halut_job_fail(struct halut_job *job, int error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+unsigned halut_job_status(int error);
+/* Sets job->entry by name (NULL: the only one) and allocates `in` and `out` for `rows`; false after a
+ * failure. */
+bool halut_job_seat(struct halut_job *job, uint32_t rows);
+bool halut_job_choose(struct halut_job *job, const char *name);
+/* "crop" (the default: the centred square) or "squash"; NULL leaves it; false after a failure. */
+bool halut_job_fit(struct halut_job *job, const char *fit);
+/* Takes "model" and "backend" from a JSON body; false after a failure. */
+bool halut_job_options(struct halut_job *job, const json_t *object);
+
+/* The members that every JSON reply has: model, version, backend; later timing_us and device. */
+void halut_job_write_head(const struct halut_job *job, struct halut_json_out *out);
+void halut_job_write_tail(const struct halut_job *job, struct halut_json_out *out);
+void halut_job_reply(struct halut_job *job, struct halut_json_out *out);
+
+void halut_job_free(struct halut_job *job); /* all but the catalogue; NULL is fine */
+
+#endif

@@ -1,0 +1,239 @@
+/* main.c: reads the settings, opens everything, serves, drains. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "../core/version.h"
+#include "../models/backends.h"
+#include "app.h"
+#include "clock.h"
+#include "health.h"
+
+extern char **environ;
+
+enum { DESCRIPTORS_RESERVED = 64 };
+
+/* ---- settings that need the machine ---- */
+
+static void choose_backends(const struct halut_config *config, struct halut_catalog_options *options,
+                            struct halut_config_problems *problems) {
+  static const char *const wanted[][2] = {
+      [HALUT_BACKEND_CPU] = {"cpu"}, [HALUT_BACKEND_RTL] = {"rtl"}, [HALUT_BACKEND_BOTH] = {"cpu", "rtl"}};
+  for (size_t i = 0; i < 2 && wanted[config->backend][i] != NULL; i++) {
+    const char *name = wanted[config->backend][i];
+    const struct halut_backend_ops *ops = halut_backends_find(name);
+    if (ops == NULL)
+      halut_config_problem(problems, "backend: this build has no \"%s\" backend", name);
+    else
+      options->backends[options->backend_count++] = ops;
+  }
+}
+
+static void raise_descriptors(uint64_t connections) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= connections + DESCRIPTORS_RESERVED)
+    return;
+  limit.rlim_cur = limit.rlim_max < connections + DESCRIPTORS_RESERVED
+                       ? limit.rlim_max
+                       : connections + DESCRIPTORS_RESERVED;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+static FILE *access_open(const struct halut_config *config, struct halut_config_problems *problems) {
+  if (strcmp(config->access_log, "off") == 0)
+    return NULL;
+  if (strcmp(config->access_log, "json") == 0)
+    return stdout;
+  FILE *file = fopen(config->access_log, "ae");
+  if (file == NULL)
+    halut_config_problem(problems, "access-log: %s: %s", config->access_log, strerror(errno));
+  return file;
+}
+
+/* ---- the loop's events ---- */
+
+static void on_drained(void *self) {
+  struct halut_app *app = self;
+  halut_http_close(app->http);
+  halut_pool_close(app->pool);
+  uv_close((uv_handle_t *)&app->interrupted, NULL);
+  uv_close((uv_handle_t *)&app->terminated, NULL);
+  uv_close((uv_handle_t *)&app->hung_up, NULL);
+}
+
+static void on_signal(uv_signal_t *handle, int number) {
+  struct halut_app *app = handle->data;
+  if (number == SIGHUP) {
+    halut_app_reload(app);
+    return;
+  }
+  /* A second signal does not wait for clients any more. */
+  uint64_t patience_ms = app->draining ? 0 : app->config.drain_timeout_ms;
+  halut_app_log(app, HALUT_LOG_INFO, "signal %d: draining", number);
+  app->draining = true;
+  halut_http_drain(app->http, patience_ms);
+}
+
+static void on_settled(void *self) {
+  struct halut_app *app = self;
+  halut_http_run(app->http);
+}
+
+static void on_batch(void *self, uint32_t worker, struct halut_item **items, uint32_t count) {
+  (void)self;
+  halut_compute(worker, items, count);
+}
+
+static int signals_open(struct halut_app *app) {
+  uv_signal_t *handles[] = {&app->interrupted, &app->terminated, &app->hung_up};
+  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+  for (size_t i = 0; i < 3; i++) {
+    handles[i]->data = app;
+    if (uv_signal_init(&app->loop, handles[i]) != 0 || uv_signal_start(handles[i], on_signal, numbers[i]) != 0)
+      return HALUT_EIO;
+  }
+  return HALUT_OK;
+}
+
+/* ---- opening ---- */
+
+static int server_open(struct halut_app *app, struct halut_diag *diag) {
+  struct halut_listener listeners[HALUT_LISTEN_MAX];
+  const struct halut_config *config = &app->config;
+  struct halut_pool_options pool = {.workers = app->workers,
+                                    .limits = {.lanes = HALUT_LANES,
+                                               .batch_max = config->batch_max < HALUT_TAKE_MAX
+                                                                ? (uint32_t)config->batch_max
+                                                                : HALUT_TAKE_MAX,
+                                               .queue_max = (uint32_t)config->queue_max},
+                                    .run = on_batch,
+                                    .settled = on_settled,
+                                    .self = app};
+  struct halut_http_options http = {
+      .listeners = listeners,
+      .listener_count = config->listen_count,
+      .connections_max = (uint32_t)config->connections_max,
+      .connections_per_address_max = (uint32_t)config->connections_per_address_max,
+      .request_timeout_ms = config->request_timeout_ms,
+      .idle_timeout_ms = config->idle_timeout_ms,
+      .body_max = config->body_max,
+      .body_total_max = config->body_total_max,
+      .routes = halut_routes,
+      .route_count = halut_route_count,
+      .ended = halut_app_ended,
+      .dropped = halut_app_dropped,
+      .drained = on_drained,
+      .self = app};
+  int error = halut_pool_open(&app->loop, &pool, &app->pool, diag);
+  for (uint32_t i = 0; i < config->listen_count && error == HALUT_OK; i++)
+    error = halut_listener_open(&config->listens[i], &listeners[i], diag);
+  if (error == HALUT_OK)
+    error = halut_http_open(&app->loop, &http, &app->http, diag);
+  if (error != HALUT_OK)
+    return error;
+  for (uint32_t i = 0; i < config->listen_count; i++)
+    printf("halutd: listening on %s\n", listeners[i].url);
+  return fflush(stdout) == 0 ? HALUT_OK : HALUT_EIO;
+}
+
+static int report(const struct halut_config_problems *problems) {
+  fprintf(stderr, "halutd: %u problem%s:\n%s", problems->count, problems->count == 1 ? "" : "s",
+          problems->text);
+  return 2;
+}
+
+/* Everything that can be wrong with the settings and the models is found before anything is served. */
+static int models_open(struct halut_app *app, struct halut_config_problems *problems) {
+  static char lines[HALUT_REPORT_MAX];
+  struct halut_diag diag = {0};
+  uint32_t bad = 0;
+  struct halut_catalog_options options = {
+      .directory = app->config.models,
+      .cpu = app->config.cpu == 0 ? NULL : halut_config_word("cpu", app->config.cpu),
+      .workers = app->workers,
+      .batch_max = (uint32_t)app->config.batch_max};
+  choose_backends(&app->config, &options, problems);
+  if (options.backend_count == 0)
+    return HALUT_EINVALID;
+  int error = halut_catalog_open(&options, NULL, &app->catalog, &bad, lines, &diag);
+  for (char *line = strtok(lines, "\n"); line != NULL; line = strtok(NULL, "\n"))
+    halut_config_problem(problems, "%s", line);
+  if (error != HALUT_OK && bad == 0)
+    halut_config_problem(problems, "%s", diag.text);
+  return error != HALUT_OK || bad > 0 ? HALUT_EINVALID : HALUT_OK;
+}
+
+static int serve(struct halut_app *app) {
+  struct halut_diag diag = {0};
+  if (signals_open(app) != HALUT_OK || server_open(app, &diag) != HALUT_OK) {
+    fprintf(stderr, "halutd: %s\n", diag.text[0] != '\0' ? diag.text : "cannot start");
+    return 1;
+  }
+  halut_app_log(app, HALUT_LOG_INFO, "%u models ready, %u workers", app->catalog->count, app->workers);
+  uv_run(&app->loop, UV_RUN_DEFAULT);
+  halut_app_log(app, HALUT_LOG_INFO, "drained");
+  return 0;
+}
+
+static int mode_run(struct halut_config *config) {
+  switch (config->mode) {
+  case HALUT_MODE_HELP:
+    halut_config_help(stdout);
+    return 0;
+  case HALUT_MODE_MAN:
+    halut_config_man(stdout);
+    return 0;
+  case HALUT_MODE_VERSION:
+    puts("halutd " HALUT_VERSION);
+    return 0;
+  case HALUT_MODE_PRINT:
+    halut_config_print(config, stdout);
+    return 0;
+  case HALUT_MODE_HEALTH:
+    return halut_health(config->health_url);
+  default:
+    return -1;
+  }
+}
+
+int main(int argc, char **argv) {
+  static struct halut_app app;
+  static struct halut_config_problems problems;
+  app.started_ns = halut_clock_ns();
+  int unread = halut_config_read(argc, argv, environ, &app.config, &problems);
+  int code = unread == HALUT_OK ? mode_run(&app.config) : -1;
+  if (code >= 0)
+    return code;
+  json_object_seed(0);
+  signal(SIGPIPE, SIG_IGN);
+  app.limits = (struct halut_job_limits){app.config.image_pixels_max, app.config.rows_max,
+                                         (uint32_t)app.config.json_depth_max};
+  long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers : cores > 0 ? (uint32_t)cores : 1;
+  app.access_log = access_open(&app.config, &problems);
+  models_open(&app, &problems);
+  if (problems.count > 0) {
+    halut_catalog_drop(app.catalog);
+    return report(&problems);
+  }
+  if (app.config.mode == HALUT_MODE_CHECK) {
+    puts("halutd: the configuration and the models are in order");
+    halut_catalog_drop(app.catalog);
+    return 0;
+  }
+  raise_descriptors(app.config.connections_max);
+  if (uv_loop_init(&app.loop) != 0) {
+    fputs("halutd: cannot make an event loop\n", stderr);
+    return 1;
+  }
+  code = serve(&app);
+  halut_catalog_drop(app.catalog);
+  halut_metrics_close(&app.metrics);
+  uv_loop_close(&app.loop);
+  if (app.access_log != NULL && app.access_log != stdout)
+    fclose(app.access_log);
+  return code;
+}

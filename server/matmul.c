@@ -1,0 +1,158 @@
+#include "job.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../models/npy.h"
+#include "number.h"
+
+static const char *const json_keys[] = {"a", NULL};
+static const char *const members[] = {"model", "backend", "a", NULL};
+
+static bool rows_check(struct halut_job *job, uint64_t rows, uint64_t columns) {
+  if (columns != job->entry->info->columns)
+    halut_job_fail(job, HALUT_ESHAPE, "a: rows of %llu values, but model %s takes %u",
+                   (unsigned long long)columns, job->entry->info->name, job->entry->info->columns);
+  else if (rows == 0)
+    halut_job_fail(job, HALUT_ESHAPE, "a: has no rows");
+  else if (rows > job->limits->rows_max)
+    halut_job_fail(job, HALUT_ELIMIT, "a: %llu rows exceed rows-max %llu", (unsigned long long)rows,
+                   (unsigned long long)job->limits->rows_max);
+  return !job->failed;
+}
+
+static void npy_read(struct halut_job *job) {
+  struct halut_npy npy = {0};
+  struct halut_diag diag = {0};
+  int error = halut_npy_parse(job->request->body, job->request->body_bytes, &npy, &diag);
+  if (error != HALUT_OK) {
+    halut_job_fail(job, error, "%s", diag.text);
+    return;
+  }
+  job->is_npy = true;
+  if (!halut_job_choose(job, job->model_name))
+    return;
+  if (npy.rank > 2) {
+    halut_job_fail(job, HALUT_ESHAPE, "a: an array of %u dimensions, not 1 or 2", npy.rank);
+    return;
+  }
+  uint64_t rows = npy.rank == 1 ? 1 : npy.dim[0], columns = npy.dim[npy.rank - 1];
+  if (!rows_check(job, rows, columns) || !halut_job_seat(job, (uint32_t)rows))
+    return;
+  float *values = job->in;
+  halut_npy_floats(&npy, 0, npy.count, values);
+  for (size_t i = 0; i < npy.count; i++)
+    if (!isfinite(values[i])) {
+      halut_job_fail(job, HALUT_EINVALID, "a[%zu][%zu]: not a finite float32", i / columns, i % columns);
+      return;
+    }
+}
+
+/* Returns the values, to free(), or NULL after a failure. */
+static float *numbers_read(struct halut_job *job, const struct halut_json_slice *slice,
+                           struct halut_number_shape *shape) {
+  struct halut_diag diag = {0};
+  size_t capacity = halut_number_count_max(slice->text, slice->bytes);
+  struct halut_number_options options = {.type = HALUT_NUMBER_FP32,
+                                         .name = "a",
+                                         .offset = slice->offset,
+                                         .rank_max = 2,
+                                         .rows_max = job->limits->rows_max};
+  float *values = malloc((capacity + 1) * sizeof *values);
+  if (values == NULL) {
+    halut_job_fail(job, HALUT_ENOMEM, "no memory for a; try again");
+    return NULL;
+  }
+  int error = halut_number_read(slice->text, slice->bytes, &options, values, capacity, shape, &diag);
+  if (error == HALUT_OK)
+    return values;
+  halut_job_fail(job, error, "%s", diag.text);
+  free(values);
+  return NULL;
+}
+
+static void envelope_read(struct halut_job *job, const struct halut_json *json) {
+  struct halut_diag diag = {0};
+  struct halut_number_shape shape;
+  if (halut_json_only(json->root, members, &diag) != HALUT_OK) {
+    halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
+    return;
+  }
+  if (!halut_job_options(job, json->root))
+    return;
+  const struct halut_json_slice *slice = halut_json_slice(json, json_object_get(json->root, "a"));
+  if (slice == NULL || slice->is_string) {
+    halut_job_fail(job, HALUT_EINVALID, "a: must be an array of rows of numbers");
+    return;
+  }
+  float *values = numbers_read(job, slice, &shape);
+  if (values == NULL)
+    return;
+  uint64_t rows = shape.rank == 1 ? 1 : shape.dim[0], columns = shape.dim[shape.rank - 1];
+  if (rows_check(job, rows, columns)) {
+    job->rows = (uint32_t)rows;
+    job->in = values;
+    values = NULL;
+    job->out = malloc(job->entry->out_bytes * rows);
+    if (job->out == NULL)
+      halut_job_fail(job, HALUT_ENOMEM, "no memory for %llu rows; try again", (unsigned long long)rows);
+  }
+  free(values);
+}
+
+void halut_matmul_read(struct halut_job *job) {
+  const char *body = (const char *)job->request->body;
+  size_t bytes = job->request->body_bytes;
+  struct halut_diag diag = {0};
+  struct halut_json *json = NULL;
+  if (bytes == 0) {
+    halut_job_fail(job, HALUT_EINVALID, "the body is empty: send JSON or an .npy array");
+    return;
+  }
+  if (bytes >= 6 && memcmp(body, "\x93NUMPY", 6) == 0) {
+    npy_read(job);
+    return;
+  }
+  int error = halut_json_open(body, bytes, json_keys, job->limits->depth_max, &json, &diag);
+  if (error != HALUT_OK) {
+    halut_job_fail(job, error, "%s", diag.text);
+    return;
+  }
+  envelope_read(job, json);
+  halut_json_close(json);
+}
+
+static void npy_write(struct halut_job *job) {
+  struct halut_reply *reply = &job->request->reply;
+  char head[HALUT_NPY_HEAD_MAX];
+  const uint32_t dim[2] = {job->rows, job->entry->info->outputs};
+  size_t head_bytes = halut_npy_head(head, HALUT_NPY_F32, 2, dim);
+  size_t data_bytes = job->entry->out_bytes * job->rows;
+  char *body = malloc(head_bytes + data_bytes);
+  if (body == NULL) {
+    halut_job_fail(job, HALUT_ENOMEM, "no memory for the reply; try again");
+    return;
+  }
+  memcpy(body, head, head_bytes);
+  memcpy(body + head_bytes, job->out, data_bytes);
+  *reply = (struct halut_reply){.status = 200,
+                                .type = "application/x-npy",
+                                .body = body,
+                                .bytes = head_bytes + data_bytes,
+                                .owned = true};
+}
+
+void halut_matmul_write(struct halut_job *job) {
+  struct halut_json_out out = {0};
+  if (job->is_npy) {
+    npy_write(job);
+    return;
+  }
+  halut_job_write_head(job, &out);
+  halut_json_out_format(&out, ",\"rows\":%u,\"columns\":%u,\"c\":", job->rows,
+                        job->entry->info->outputs);
+  halut_json_out_f32(&out, job->out, job->rows, job->entry->info->outputs, true);
+  halut_job_write_tail(job, &out);
+  halut_job_reply(job, &out);
+}

@@ -59,6 +59,7 @@ breaks name models/a.c 'int x;\n'
 breaks orphan core/lost.h '#ifndef LOST\n#define LOST\n#endif\n'
 breaks orphan tests/lost.sh '#!/bin/sh\necho hello\n'
 breaks alone core/a.h 'size_t b_get(void);\n'
+breaks page README.md 'read `core/gone.c`\n'
 if command -v shellcheck >/dev/null; then
   breaks shell tests/c.sh "rm \$1\\n"
 fi

@@ -66,7 +66,7 @@ endif
 # Every model, and the sizes that `make synth` reports, with and without assertions.
 RTL_LINT = $(VERILATOR) --lint-only -Wall --unroll-count 4096 --unroll-stmts 1000000 --top-module halut_top
 
-.PHONY: regs check-rtl lint-rtl formal synth
+.PHONY: regs check-rtl lint-rtl formal synth bench-rtl
 regs: ## write the register package and table from rtl/regs.inc
 	rtl/regs.sh write
 lint-rtl: ## check the hardware sources with Verilator
@@ -78,3 +78,15 @@ lint-rtl: ## check the hardware sources with Verilator
 	$(RTL_LINT) -GP=16 -GM=16 -GR=4 -GC=16 -GAccW=12 -GCountW=32 -GLatch="1'b1" --assert $(RTL_SV)
 check-rtl: lint-rtl $(BUILD)/tests/check_rtl ## lint the hardware and run its tests alone
 	$(BUILD)/tests/check_rtl
+formal: ## prove the protocol, the counters and the arithmetic
+	rtl/formal/run.sh $(BUILD)/rtl/formal
+synth: ## synthesise, time and compare the hardware blocks (LIBERTY=path, BLOCKS=names)
+	rtl/synth/table.sh $(BUILD)/rtl/synth $(LIBERTY) $(BLOCKS)
+
+# The learned layers of ResNet-9 with random tables: speed, counters, and the model that predicts them.
+$(BUILD)/tests/rtl/network: $(BUILD)/tests/rtl/network.o $(BUILD)/libhalut.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
+bench-rtl: $(BUILD)/tests/rtl/network ## measure the simulated accelerator, compare with rtl/model.py
+	$(BUILD)/tests/rtl/network 1
+	$(BUILD)/tests/rtl/network 16
+	rtl/model.py --validate $(BUILD)/tests/rtl/network

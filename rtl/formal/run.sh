@@ -74,7 +74,7 @@ file=$(broken halut_flow.sv "s/assign move = .*/assign move = 1'b1;/") || exit 2
 pdr flow_without_stall_must_fail 1 "$common $file formal/flow.sv"
 file=$(broken halut_flow.sv 's/first1_q <= count_q == .*/first1_q <= group_last;/') || exit 2
 pdr flow_with_wrong_first_must_fail 1 "$common $file formal/flow.sv"
-bmc flow_first_16_cycles 0 16 "$common halut_flow.sv formal/flow.sv"
+bmc flow_first_8_cycles 0 8 "$common halut_flow.sv formal/flow.sv"
 
 pdr counters_equal_the_pins 0 "$common halut_flow.sv halut_ctrl.sv formal/counters.sv"
 file=$(broken halut_ctrl.sv 's/if \(stall_in_i\) stall_in_q/if (stall_in_i || stall_out_i) stall_in_q/') || exit 2

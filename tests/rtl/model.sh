@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# test: rtl/model.py predicts the counters of the simulated accelerator within 2 percent
+# tier: full
+set -u
+if ! command -v verilator >/dev/null; then
+  echo "skip: verilator is not installed, so there is no simulated accelerator"
+  exit 77
+fi
+make -s BUILD="$HALUT_BUILD" "$HALUT_BUILD/tests/rtl/network" >/dev/null || exit 1
+exec rtl/model.py --validate "$HALUT_BUILD/tests/rtl/network"

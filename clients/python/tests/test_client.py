@@ -302,6 +302,10 @@ class AgainstDaemon(unittest.TestCase):
     @both
     def test_infers_alike_in_binary_and_json(self, call):
         name = "signal"
+        try:
+            call(self.url, lambda c: c.metadata())
+        except halutd.NotFound:
+            self.skipTest("the daemon has no /v2")
         about = call(self.url, lambda c: c.metadata(name))
         source, sink = about["inputs"][0]["name"], about["outputs"][0]["name"]
         columns = self.models[name]["columns"]

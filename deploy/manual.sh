@@ -80,12 +80,11 @@ command_section() {
     NR == 1 { sub(/^Usage: halut /, ""); print ".Ss " $0; next }
     /^Options:/ { options = 1; print ".Bl -tag -width Ds"; next }
     !options && $0 == "" { gap = prose; next }
-    !options { if (gap) print ".Pp"; print; gap = 0; prose = 1; next }
+    !options { if (gap) print ".Pp"; gsub(/[.] +/, ".\n"); print; gap = 0; prose = 1; next }
     /^ *-/ {
       line = $0; sub(/^ +/, "", line)
-      cut = match(line, /  +/)
-      head = cut ? substr(line, 1, cut - 1) : line
-      rest = cut ? substr(line, cut + RLENGTH) : ""
+      match(line, /^(-[a-zA-Z], )?--[a-z0-9-]+( [A-Z][^ ]*)?/)
+      head = substr(line, 1, RLENGTH); rest = substr(line, RLENGTH + 1); sub(/^ +/, "", rest)
       n = split(head, word, " "); item = ".It"
       for (i = 1; i <= n; i++) {
         comma = sub(/,$/, "", word[i]) ? " ," : ""

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # lib.sh: counting for the scripts of this folder, which source it from the top folder.
+set -o pipefail
 passed=0 failed=0 skipped=0
 said=$(mktemp)
 : "${HALUT_BUILD:=build}"

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""load.py URL SECONDS THREADS: post pictures for a while and count what fails.
+"""load.py URL SECONDS THREADS: post matrices for a while and count what fails.
 
 Every request is its own connection, and is never tried again: what a balancer hides stays hidden,
 what it does not hide is counted. Prints `N requests, N failed` and exits with 1 if any failed.
@@ -15,10 +15,10 @@ def post(address, body):
     """One request; returns what went wrong, or None."""
     connection = http.client.HTTPConnection(address, timeout=20)
     try:
-        connection.request("POST", "/v1/classify", body)
+        connection.request("POST", "/v1/matmul", body)
         answer = connection.getresponse()
         text = answer.read()
-        if answer.status != 200 or b'"label"' not in text:
+        if answer.status != 200 or b'"c":[[' not in text:
             return f"status {answer.status}: {text[:200]!r}"
     except (OSError, http.client.HTTPException) as error:
         return repr(error)
@@ -30,7 +30,7 @@ def post(address, body):
 def main():
     url, seconds, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     address = urllib.parse.urlsplit(url).netloc
-    body = bytes(range(256)) * 12  # a raw picture
+    body = b'{"model":"signal","a":[[0,1,2,3,4,5,6,7]]}'
     end = time.monotonic() + seconds
     counts, failures = [0] * threads, []
 

@@ -58,7 +58,7 @@ async function start() {
   }
   fill("model", "network", "no network is served");
   fill("product", "product", "no product is served");
-  by("state").textContent = `${models.length} models served.`;
+  by("state").textContent = `${models.length} model${models.length === 1 ? "" : "s"} served.`;
   by("state").className = "note";
   showProduct();
 }

@@ -74,7 +74,7 @@ test("loads, under a policy that allows nothing from elsewhere", async () => {
   const policy = answer.headers()["content-security-policy"];
   assert.match(policy, /default-src 'none'/);
   assert.doesNotMatch(policy, /unsafe/);
-  await page.waitForFunction(() => /\d+ models served/.test(document.getElementById("state").textContent));
+  await page.waitForFunction(() => /\d+ models? served/.test(document.getElementById("state").textContent));
   models = (await (await fetch(`${daemon.url}/v1/models`)).json()).models;
   assert.deepEqual(problems, []);
 });
@@ -164,7 +164,8 @@ test("draws charts that move", async () => {
   await page.waitForTimeout(1500);
   assert.equal(await points(), before);
   await page.click("#pause");
-  await page.waitForFunction((old) => document.querySelector("#charts polyline").getAttribute("points") !== old, before);
+  const moved = (old) => document.querySelector("#charts polyline").getAttribute("points") !== old;
+  await page.waitForFunction(moved, before);
   await shot("live");
 });
 

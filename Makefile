@@ -12,9 +12,9 @@ HALUT_CFLAGS = -std=c17 $(WARN) -D_GNU_SOURCE -ffp-contract=off -fno-math-errno 
 # Debian packages: to build, to run the tests. Targets install the missing ones only.
 PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev liblapacke-dev \
   libopenblas-dev nettle-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
-PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 shellcheck mandoc python3-numpy python3-pil
+PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 shellcheck mandoc python3-numpy python3-pil nodejs
 # For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.
-PACKAGES_DEPLOY = systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
+PACKAGES_DEPLOY = chromium systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
   aardvark-dns iptables catatonit uidmap mmdebstrap debian-archive-keyring
 MODULES_DEPLOY = kubernetes-models@4.5.1 @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3 yaml@2.9.1
 

@@ -136,6 +136,8 @@ static const struct setting settings[] = {
     {OFFSET, 0, 0, 250, 9, 4, 1, .ridge = 1, .by_output = 1},
     {TINY, 0, 0, 250, 9, 4, 2, .ridge = 1, .by_output = 0},
     {CONSTANT, 0, 0, 50, 4, 2, 2, .ridge = 1, .by_output = 1},
+    {CONSTANT, 0, 0, 50, 4, 2, 2, .ridge = 1, .candidates = 1}, /* the lowest column again */
+    {NORMAL, 0, 0, 300, 12, 5, 2, .ridge = 1, .by_output = 0, .heldout = .1, .target = 1},
     {UNIFORM, 0, 0, 1, 4, 2, 2, .ridge = 1, .by_output = 0}};
 
 enum { SETTINGS = sizeof settings / sizeof *settings };
@@ -299,6 +301,29 @@ START_TEST(learns_the_uniform_example) {
   ck_assert_double_le(learned.mse, 12.9);
   halut_learned_free(&learned);
   data_free(&d);
+}
+END_TEST
+
+/* 0, 1, 2 as often as each other: both cuts leave the same error. Deeper, the upper node is cut
+ * once more. */
+START_TEST(the_lowest_boundary_wins_a_tie) {
+  enum { ROWS = 30 };
+  uint8_t a[ROWS];
+  float b[1] = {1.0f}, whole[ROWS];
+  for (size_t i = 0; i < ROWS; i++)
+    whole[i] = a[i] = (uint8_t)(i % 3);
+  struct halut_learn_options options = {.codebooks = 1, .ridge = 1, .threads = 1};
+  struct halut_learned p;
+  ck_assert_int_eq(halut_learn(NULL, a, ROWS, 1, b, 1, NULL, &options, &p, NULL), 0);
+  ck_assert_uint_eq(p.threshold[1], 0);
+  ck_assert_uint_eq(p.threshold[2], 255);
+  ck_assert_uint_eq(p.threshold[3], 1);
+  halut_learned_free(&p);
+  ck_assert_int_eq(halut_learn(whole, NULL, ROWS, 1, b, 1, NULL, &options, &p, NULL), 0);
+  ck_assert_uint_eq(p.threshold[1], 127);
+  ck_assert_float_eq(p.low[0],
+                     0.5f - 0.5f * 2.0f); /* the middle of 0 and 1 less half of the range */
+  halut_learned_free(&p);
 }
 END_TEST
 
@@ -493,9 +518,12 @@ int main(void) {
   tcase_add_test(tcase, parts_zeros_from_small_values);
   tcase_add_loop_test(tcase, the_file_runs_and_replays_its_example, 0, 2);
   tcase_add_test(tcase, can_be_canceled_in_every_phase);
-  tcase_add_test(tcase, names_the_value_that_is_not_finite);
-  tcase_add_test(tcase, names_the_option_that_is_wrong);
-  tcase_add_test(tcase, refuses_a_bad_name);
+  TCase *quick = tcase_create("quick"); /* CK_RUN_CASE=quick runs these alone */
+  suite_add_tcase(suite, quick);
+  tcase_add_test(quick, the_lowest_boundary_wins_a_tie);
+  tcase_add_test(quick, names_the_value_that_is_not_finite);
+  tcase_add_test(quick, names_the_option_that_is_wrong);
+  tcase_add_test(quick, refuses_a_bad_name);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int failed = srunner_ntests_failed(runner), ran = srunner_ntests_run(runner);

@@ -5,12 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conv_cpu.h"
 #include "kernels.h"
 #include "pack.h"
 
 struct cpu_layer {
   struct halut_packed packed;
-  const struct halut_conv *conv; /* borrowed, NULL for a plain product */
+  struct halut_conv_cpu conv; /* empty for a plain product */
 };
 
 struct halut_backend {
@@ -19,6 +20,7 @@ struct halut_backend {
   uint32_t layer_count;
   uint8_t *codes; /* one block of the layer with the most codebooks */
   uint32_t codebooks_max;
+  struct halut_conv_scratch scratch;
 };
 
 static int cpu_options(const char *options, uint32_t *flags_out, struct halut_diag *diag) {
@@ -56,7 +58,11 @@ static int cpu_open(const char *options, struct halut_backend **out, struct halu
 
 static void cpu_close(struct halut_backend *backend) {
   if (!backend) return;
-  for (uint32_t i = 0; i < backend->layer_count; i++) halut_unpack(&backend->layer[i].packed);
+  for (uint32_t i = 0; i < backend->layer_count; i++) {
+    halut_unpack(&backend->layer[i].packed);
+    halut_conv_cpu_close(&backend->layer[i].conv);
+  }
+  halut_conv_scratch_close(&backend->scratch);
   free(backend->layer);
   free(backend->codes);
   free(backend);
@@ -83,9 +89,17 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
     backend->codebooks_max = lut->codebooks;
   }
   layer = &backend->layer[backend->layer_count];
-  *layer = (struct cpu_layer){.conv = conv};
-  int error = halut_pack(lut, backend->kernels.accumulate->layout, &layer->packed, diag);
-  if (error) return error;
+  *layer = (struct cpu_layer){0};
+  int error = HALUT_OK;
+  if (conv) {
+    error = halut_conv_scratch_fit(&backend->scratch, lut, conv, diag);
+    if (!error) error = halut_conv_cpu_open(conv, &layer->conv, diag);
+  }
+  if (!error) error = halut_pack(lut, backend->kernels.accumulate->layout, &layer->packed, diag);
+  if (error) {
+    halut_conv_cpu_close(&layer->conv);
+    return error;
+  }
   *handle_out = backend->layer_count++;
   return HALUT_OK;
 }
@@ -114,5 +128,23 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
   return HALUT_OK;
 }
 
-const struct halut_backend_ops halut_backend_cpu = {
-    .name = "cpu", .open = cpu_open, .close = cpu_close, .load = cpu_load, .product = cpu_product};
+static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_t *in,
+                    uint32_t count, const struct halut_epilogue *epilogue, uint8_t *out,
+                    struct halut_stats *stats) {
+  assert(handle < backend->layer_count);
+  const struct cpu_layer *layer = &backend->layer[handle];
+  const struct halut_lut *lut = layer->packed.lut;
+  assert(layer->conv.conv);
+  halut_conv_cpu_run(&layer->conv, &layer->packed, &backend->kernels, &backend->scratch, in, count,
+                     epilogue, out);
+  if (stats)
+    stats->lookups += (uint64_t)layer->conv.positions * count * lut->codebooks * lut->outputs;
+  return HALUT_OK;
+}
+
+const struct halut_backend_ops halut_backend_cpu = {.name = "cpu",
+                                                    .open = cpu_open,
+                                                    .close = cpu_close,
+                                                    .load = cpu_load,
+                                                    .product = cpu_product,
+                                                    .conv = cpu_conv};

@@ -1,32 +1,55 @@
 /* pack.h: tables and weights, rearranged once at load into the order that kernels read them.
  *
- * A packed table borrows its lut and owns one block of memory. It is immutable after packing, so threads may
- * share it.
+ * A packed table borrows its lut and owns one block of memory. It is immutable after packing, so
+ * threads may share it.
  */
 #ifndef HALUT_PACK_H
 #define HALUT_PACK_H
 
 #include "halut.h"
 
-enum { HALUT_CODE_BLOCK = 128 }; /* rows whose codes lie together: codes are [codebooks][HALUT_CODE_BLOCK] */
+/* Rows whose codes lie together: codes are [codebooks][HALUT_CODE_BLOCK]. */
+enum { HALUT_CODE_BLOCK = 128 };
 
 enum halut_layout {
-  HALUT_LAYOUT_NONE = 0 /* the lut as it is */
+  HALUT_LAYOUT_NONE = 0, /* the lut as it is */
+  HALUT_LAYOUT_BYTES,    /* for byte shuffles: u8 tables, less their minimum, in groups of 4, 2, 1 */
+  HALUT_LAYOUT_QUADS     /* for 64-byte permutes: i8 tables of four codebooks side by side */
+};
+
+/* BYTES. A run of codebooks of one output whose u8 sum fits a u16. Its tables are read in this order:
+ * four at a time whose sum fits a u8, then two at a time, then one by one. */
+struct halut_run {
+  size_t entry;                    /* of its first table in `table` and `at` */
+  uint32_t quads, pairs, singles;  /* groups of four, two, one */
+  int32_t base;                    /* what the run's u8 sum lacks to the sum of int8 entries */
 };
 
 struct halut_packed {
   const struct halut_lut *lut; /* borrowed */
   enum halut_layout layout;
-  void *memory; /* owned: everything below points into it */
+
+  /* BYTES */
+  const uint8_t *table;         /* [entry][HALUT_PROTOTYPES] */
+  const uint32_t *at;           /* [entry] offset of the codebook's codes in a block */
+  const struct halut_run *run;  /* of output m: run_start[m] to run_start[m + 1] - 1 */
+  const uint32_t *run_start;    /* [outputs + 1] */
+
+  /* QUADS: codebooks padded to a multiple of four, outputs to one of HALUT_QUAD_OUTPUTS, with 0 */
+  const int8_t *quad; /* [outputs / HALUT_QUAD_OUTPUTS][codebooks / 4][HALUT_QUAD_OUTPUTS][4][16] */
+
+  void *memory; /* owned: all of the above point into it */
 };
+
+enum { HALUT_QUAD_OUTPUTS = 4 };
 
 /* HALUT_ENOMEM; *packed is then empty. */
 int halut_pack(const struct halut_lut *lut, enum halut_layout layout, struct halut_packed *packed,
-            struct halut_diag *diag) __attribute__((warn_unused_result));
+               struct halut_diag *diag) __attribute__((warn_unused_result));
 void halut_unpack(struct halut_packed *packed); /* frees; an empty one is fine */
 
-/* Weights of a dense int8 layer, [outputs][taps], in the forms that kernels read. Taps are padded with zero
- * weights. */
+/* Weights of a dense int8 layer, [outputs][taps], in the forms that kernels read. Taps are padded
+ * with zero weights. */
 struct halut_weights {
   uint32_t outputs, taps;
   const int8_t *raw; /* [outputs][taps], borrowed */
@@ -35,8 +58,9 @@ struct halut_weights {
 };
 
 /* HALUT_ENOMEM; *weights is then empty. */
-int halut_weights_pack(const int8_t *raw, uint32_t outputs, uint32_t taps, struct halut_weights *weights,
-                    struct halut_diag *diag) __attribute__((warn_unused_result));
+int halut_weights_pack(const int8_t *raw, uint32_t outputs, uint32_t taps,
+                       struct halut_weights *weights, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
 void halut_weights_unpack(struct halut_weights *weights);
 
 /* Memory on a HALUT_ALIGN boundary, zeroed, at least one byte; free() it. NULL when there is none. */

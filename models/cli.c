@@ -11,7 +11,7 @@
 
 #include "backends.h"
 
-enum { WORD_MAX = 48, HELP_COLUMN = 26, DRAW_NS = 100000000 };
+enum { WORD_MAX = 48, OPTIONS_MAX = 256, HELP_COLUMN = 26, DRAW_NS = 100000000 };
 
 int halut_cli_error(const struct halut_command *command, int code, const char *format, ...) {
   va_list args;
@@ -59,18 +59,22 @@ static int backend_unknown(const struct halut_command *command, const char *name
 bool halut_cli_session(const struct halut_command *command, const struct halut_model *model,
                        const char *backend, const char *cpu, uint32_t batch_max,
                        struct halut_session **out, int *exit_out) {
-  const struct halut_backend_ops *ops = halut_backends_find(backend);
+  const char *colon = strchr(backend, ':');
+  char name[WORD_MAX], text[OPTIONS_MAX];
+  snprintf(name, sizeof(name), "%.*s", colon ? (int)(colon - backend) : WORD_MAX, backend);
+  const struct halut_backend_ops *ops = halut_backends_find(name);
   if (!ops) {
-    *exit_out = backend_unknown(command, backend);
+    *exit_out = backend_unknown(command, name);
     return false;
   }
-  char options[64];
-  if (cpu && snprintf(options, sizeof(options), "cpu=%s", cpu) >= (int)sizeof(options)) {
-    *exit_out = halut_cli_error(command, HALUT_EXIT_USAGE, "unknown CPU ceiling \"%s\"", cpu);
+  int length = snprintf(text, sizeof(text), "%s%s%s%s", colon ? colon + 1 : "",
+                        colon && cpu ? "," : "", cpu ? "cpu=" : "", cpu ? cpu : "");
+  if (length >= (int)sizeof(text)) {
+    *exit_out = halut_cli_error(command, HALUT_EXIT_USAGE, "options of the backend are too long");
     return false;
   }
   struct halut_diag diag = {0};
-  int rc = halut_session_open(model, ops, cpu ? options : NULL, batch_max, out, &diag);
+  int rc = halut_session_open(model, ops, length ? text : NULL, batch_max, out, &diag);
   if (rc) {
     halut_cli_fail(command, NULL, rc, &diag);
     *exit_out = rc == HALUT_EINVALID ? HALUT_EXIT_USAGE : HALUT_EXIT_FAILURE;

@@ -1,0 +1,44 @@
+/* conv_cpu.h: a learned convolution on the CPU kernels, from maps to requantised maps.
+ *
+ * Belongs to one thread at a time. Reads only the map it is given.
+ */
+#ifndef HALUT_CONV_CPU_H
+#define HALUT_CONV_CPU_H
+
+#include <stdbool.h>
+
+#include "backend.h"
+#include "kernels.h"
+
+struct halut_conv_cpu {
+  const struct halut_conv *conv; /* borrowed */
+  size_t positions;              /* out_h * out_w */
+  size_t masked;                 /* positions padded to HALUT_ROW_BLOCK */
+  uint8_t *mask;                 /* [kernel_h * kernel_w][masked], NULL if values must be gathered */
+  ptrdiff_t *offset;             /* [kernel_h * kernel_w] of a tap's value from its position in a plane */
+};
+
+/* Memory that one thread needs for any of its convolutions: zero it, grow it at load. */
+struct halut_conv_scratch {
+  uint8_t *codes; /* one block of every codebook, and room to write past it */
+  uint8_t *tile;  /* [outputs][positions padded], before pooling */
+  uint8_t *value; /* [HALUT_LEVELS][HALUT_CODE_BLOCK] gathered, then the mask that takes all */
+  size_t codes_bytes, tile_bytes;
+};
+
+/* HALUT_ENOMEM. `outputs` and `codebooks` are the lut's. */
+int halut_conv_cpu_open(const struct halut_conv *conv, struct halut_conv_cpu *out,
+                        struct halut_diag *diag) __attribute__((warn_unused_result));
+void halut_conv_cpu_close(struct halut_conv_cpu *conv); /* an empty one is fine */
+int halut_conv_scratch_fit(struct halut_conv_scratch *scratch, const struct halut_lut *lut,
+                           const struct halut_conv *conv, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
+void halut_conv_scratch_close(struct halut_conv_scratch *scratch);
+
+/* backend.h: conv. */
+void halut_conv_cpu_run(const struct halut_conv_cpu *conv, const struct halut_packed *packed,
+                        const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
+                        const uint8_t *in, uint32_t count, const struct halut_epilogue *epilogue,
+                        uint8_t *out);
+
+#endif

@@ -1,0 +1,657 @@
+/* Every kernel in kernels.inc that this processor can run against `ref`, byte for byte.
+ *
+ * usage: check_kernels [--seed N] [--bench]      HALUT_SEED=N does the same as --seed
+ *
+ * Data comes in kinds (tiny, extreme, uniform, mixed scales), sizes lie around every vector width, inputs end
+ * at an unreadable page, and outputs are poisoned and compared with the guard bytes around them. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../core/kernels.h"
+#include "../core/pack.h"
+
+static uint64_t seed = 1;
+static uint64_t random_state;
+
+static uint64_t random_next(void) { /* splitmix64 */
+  uint64_t z = random_state += 0x9e3779b97f4a7c15u;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+static uint32_t random_below(uint32_t bound) { return (uint32_t)((random_next() >> 32) % bound); }
+
+/* ---- memory that ends where the next byte faults ---- */
+
+enum { GUARD = 64, BUFFERS_MAX = 64 };
+
+struct buffer {
+  uint8_t *data, *map;
+  size_t bytes, map_bytes;
+};
+
+static struct buffer buffer_list[BUFFERS_MAX];
+static int buffer_count;
+
+static uint8_t *buffer_make(size_t bytes) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  size_t inside = (bytes + GUARD + page - 1) / page * page;
+  ck_assert_int_lt(buffer_count, BUFFERS_MAX);
+  struct buffer *buffer = &buffer_list[buffer_count++];
+  buffer->map_bytes = inside + page;
+  buffer->map = mmap(NULL, buffer->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ck_assert_ptr_ne(buffer->map, MAP_FAILED);
+  ck_assert_int_eq(mprotect(buffer->map + inside, page, PROT_NONE), 0);
+  buffer->bytes = bytes;
+  buffer->data = buffer->map + inside - bytes;
+  return buffer->data;
+}
+
+/* As buffer_make, but on a HALUT_ALIGN boundary: the fault comes up to HALUT_ALIGN - 1 bytes late. */
+static uint8_t *buffer_make_aligned(size_t bytes) {
+  return buffer_make((bytes + HALUT_ALIGN - 1) / HALUT_ALIGN * HALUT_ALIGN);
+}
+
+static void buffer_free_all(void) {
+  while (buffer_count) {
+    struct buffer *buffer = &buffer_list[--buffer_count];
+    munmap(buffer->map, buffer->map_bytes);
+  }
+}
+
+/* Poisons an output and the guard before it. */
+static void poison(uint8_t *data, size_t bytes) { memset(data - GUARD, 0xa5, bytes + GUARD); }
+
+static int same_with_guard(const uint8_t *left, const uint8_t *right, size_t bytes) {
+  return memcmp(left - GUARD, right - GUARD, bytes + GUARD) == 0;
+}
+
+/* ---- data by kind ---- */
+
+enum { TINY, EXTREME, UNIFORM, MIXED, DATA_KINDS };
+static const char *const data_name[] = {"tiny", "extreme", "uniform", "mixed"};
+
+static void fill(uint8_t *data, size_t bytes, int kind) {
+  for (size_t i = 0; i < bytes; i++) {
+    uint32_t value = random_below(256);
+    if (kind == TINY) value %= 3;
+    if (kind == EXTREME) value = value & 1 ? 255 : 0;
+    if (kind == MIXED) value >>= random_below(8);
+    data[i] = (uint8_t)value;
+  }
+}
+
+/* int8 tables of 16 entries; MIXED gives each table its own scale, so that groups of every size arise. */
+static void fill_tables(int8_t *table, size_t tables, int kind) {
+  for (size_t t = 0; t < tables; t++) {
+    int shift = kind == MIXED ? (int)random_below(9) : 0;
+    for (int k = 0; k < HALUT_PROTOTYPES; k++) {
+      int value = (int)random_below(256) - 128;
+      if (kind == TINY) value = (int)random_below(5) - 2;
+      if (kind == EXTREME) value = value < 0 ? -128 : 127;
+      table[t * HALUT_PROTOTYPES + (size_t)k] = (int8_t)(shift == 8 ? 77 : value / (1 << shift));
+    }
+  }
+}
+
+static uint32_t pick_rows(void) { return 32 * (1 + random_below(4)); }
+
+/* Around vector widths and group sizes, and past the number a 16-bit sum holds. */
+static uint32_t pick_codebooks(void) {
+  static const uint16_t list[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 63, 64, 65, 255, 256, 257, 258, 300, 515, 771};
+  return list[random_below(sizeof list / sizeof list[0])];
+}
+
+/* ---- the list ---- */
+
+#define KIND_MAP(XX) XX(encode) XX(accumulate) XX(pool2) XX(add) XX(dense) XX(linear)
+
+enum kind {
+#define XX(kind) KIND_##kind,
+  KIND_MAP(XX)
+#undef XX
+};
+
+struct kernel {
+  enum kind kind;
+  const char *name;
+  uint32_t flags;
+  union {
+    halut_encode_fn *encode;
+    const struct halut_accumulate *accumulate;
+    halut_pool2_fn *pool2;
+    halut_add_fn *add;
+    halut_dense_fn *dense;
+    halut_linear_fn *linear;
+  } fn;
+};
+
+#define HALUT_KERNEL(kind, name, flags) {KIND_##kind, #name, flags, {.kind = POINTER_##kind(name)}},
+#define POINTER_encode(name) halut_encode_##name
+#define POINTER_accumulate(name) &halut_accumulate_##name
+#define POINTER_pool2(name) halut_pool2_##name
+#define POINTER_add(name) halut_add_##name
+#define POINTER_dense(name) halut_dense_##name
+#define POINTER_linear(name) halut_linear_##name
+static const struct kernel kernel_list[] = {
+#include "../core/kernels.inc"
+};
+#undef HALUT_KERNEL
+enum { KERNEL_COUNT = sizeof kernel_list / sizeof kernel_list[0] };
+
+/* The next kernel of `kind` after `from` (NULL for the first) that can run here; NULL after the last. */
+static const struct kernel *kernel_next(enum kind kind, const struct kernel *from) {
+  for (const struct kernel *k = from ? from + 1 : kernel_list; k < kernel_list + KERNEL_COUNT; k++) {
+    if (k->kind == kind && !(k->flags & ~halut_cpu_flags())) return k;
+  }
+  return NULL;
+}
+
+#define FOR_EACH(kind_, k) \
+  for (const struct kernel *k = kernel_next(KIND_##kind_, NULL); k; k = kernel_next(KIND_##kind_, k))
+
+enum { ROUNDS = 150 };
+
+static void setup(void) { random_state = seed; }
+
+/* ---- tests ---- */
+
+START_TEST(encode_matches_ref) {
+  for (int round = 0; round < ROUNDS; round++) {
+    int kind = round % DATA_KINDS;
+    uint32_t rows = 32 * (1 + random_below(12));
+    size_t stride = HALUT_CODE_BLOCK * (1 + random_below(3));
+    size_t bytes = (rows - 1) / HALUT_CODE_BLOCK * stride + (rows - 1) % HALUT_CODE_BLOCK + 1;
+    const uint8_t *source[HALUT_LEVELS], *mask[HALUT_LEVELS];
+    uint8_t threshold[HALUT_PROTOTYPES];
+    for (int level = 0; level < HALUT_LEVELS; level++) {
+      uint8_t *values = buffer_make(rows), *bits = buffer_make(rows);
+      fill(values, rows, kind);
+      for (uint32_t i = 0; i < rows; i++) bits[i] = random_below(4) ? 255 : 0;
+      source[level] = values;
+      mask[level] = bits;
+    }
+    fill(threshold, sizeof threshold, kind);
+    uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
+    const uint8_t *const *used = random_below(2) ? mask : NULL;
+    poison(want, bytes);
+    halut_encode_ref(source, used, threshold, rows, want, stride);
+    FOR_EACH(encode, k) {
+      poison(got, bytes);
+      k->fn.encode(source, used, threshold, rows, got, stride);
+      ck_assert_msg(same_with_guard(want, got, bytes), "encode %s, %s data, %u rows, %s mask", k->name,
+                    data_name[kind], rows, used ? "with" : "no");
+    }
+    buffer_free_all();
+  }
+}
+END_TEST
+
+struct problem {
+  struct halut_lut lut;
+  struct halut_requant requant;
+  uint8_t *codes; /* one block */
+  uint32_t rows;
+};
+
+static void problem_make(struct problem *p, int kind, uint32_t codebooks, uint32_t outputs, uint32_t rows) {
+  size_t tables = (size_t)codebooks * outputs;
+  int8_t *table = (int8_t *)buffer_make(tables * HALUT_PROTOTYPES);
+  fill_tables(table, tables, kind);
+  int32_t *bias = (int32_t *)(void *)buffer_make_aligned(outputs * sizeof *bias);
+  uint16_t *scale = (uint16_t *)(void *)buffer_make_aligned(outputs * sizeof *scale);
+  for (uint32_t m = 0; m < outputs; m++) {
+    static const int32_t odd[] = {INT32_MIN, INT32_MAX, 65535, -65535, 65536, -65536, 0, 1000000};
+    bias[m] = random_below(4) ? (int32_t)random_below(20000) - 4000 : odd[random_below(8)];
+    scale[m] = random_below(8) ? (uint16_t)random_below(65536) : UINT16_MAX;
+  }
+  p->lut = (struct halut_lut){.codebooks = codebooks, .outputs = outputs, .table = table};
+  p->requant = (struct halut_requant){bias, scale};
+  p->codes = buffer_make_aligned((size_t)codebooks * HALUT_CODE_BLOCK);
+  for (size_t i = 0; i < (size_t)codebooks * HALUT_CODE_BLOCK; i++) p->codes[i] = (uint8_t)random_below(16);
+  p->rows = rows;
+}
+
+static void check_accumulate(const struct kernel *k, const struct problem *p, const char *kind) {
+  struct halut_packed packed, plain = {.lut = &p->lut};
+  struct halut_diag diag;
+  uint32_t outputs = p->lut.outputs, rows = p->rows;
+  size_t stride = rows + random_below(3) * 16, items = (outputs - 1) * stride + rows;
+  size_t codes_bytes = (size_t)((p->lut.codebooks + 3) / 4 * 4) * HALUT_CODE_BLOCK;
+  ck_assert_int_eq(halut_pack(&p->lut, k->fn.accumulate->layout, &packed, &diag), 0);
+  uint8_t *codes = buffer_make_aligned(codes_bytes);
+  memset(codes, 0xff, codes_bytes); /* a kernel may not rely on the codes of padded codebooks */
+  memcpy(codes, p->codes, (size_t)p->lut.codebooks * HALUT_CODE_BLOCK);
+  uint8_t *want = buffer_make(items * sizeof(int32_t)), *got = buffer_make(items * sizeof(int32_t));
+  if (k->fn.accumulate->arrange) k->fn.accumulate->arrange(&packed, codes);
+  poison(want, items * sizeof(int32_t));
+  poison(got, items * sizeof(int32_t));
+  halut_accumulate_ref.sum(&plain, p->codes, rows, (int32_t *)(void *)want, stride);
+  k->fn.accumulate->sum(&packed, codes, rows, (int32_t *)(void *)got, stride);
+  ck_assert_msg(same_with_guard(want, got, items * sizeof(int32_t)),
+                "sum %s, %s data, %u rows, %u codebooks, %u outputs", k->name, kind, rows,
+                p->lut.codebooks, outputs);
+  want = buffer_make(items);
+  got = buffer_make(items);
+  poison(want, items);
+  poison(got, items);
+  halut_accumulate_ref.map(&plain, p->codes, rows, &p->requant, want, stride);
+  k->fn.accumulate->map(&packed, codes, rows, &p->requant, got, stride);
+  ck_assert_msg(same_with_guard(want, got, items), "map %s, %s data, %u rows, %u codebooks, %u outputs",
+                k->name, kind, rows, p->lut.codebooks, outputs);
+  halut_unpack(&packed);
+}
+
+START_TEST(accumulate_matches_ref) {
+  for (int round = 0; round < ROUNDS; round++) {
+    struct problem p;
+    int kind = round % DATA_KINDS;
+    problem_make(&p, kind, pick_codebooks(), 1 + random_below(13), pick_rows());
+    FOR_EACH(accumulate, k) check_accumulate(k, &p, data_name[kind]);
+    buffer_free_all();
+  }
+}
+END_TEST
+
+/* Tables whose ranges add up to just 255 or just 256, in twos and fours, always at their largest entries. */
+START_TEST(accumulate_matches_ref_at_the_edge_of_packing) {
+  static const uint8_t range[][4] = {{255, 0, 0, 0},   {128, 127, 128, 127}, {128, 128, 128, 128},
+                                     {64, 64, 64, 63}, {64, 64, 64, 64},     {254, 1, 254, 1},
+                                     {254, 2, 254, 2}, {255, 255, 255, 255}, {252, 1, 1, 1}};
+  for (uint32_t i = 0; i < sizeof range / sizeof range[0]; i++) {
+    for (uint32_t codebooks = 1; codebooks <= 12; codebooks++) {
+      struct problem p;
+      problem_make(&p, UNIFORM, codebooks, 3, 128);
+      int8_t *table = (int8_t *)(uintptr_t)p.lut.table;
+      for (uint32_t t = 0; t < codebooks * 3; t++) {
+        for (uint32_t k = 0; k < HALUT_PROTOTYPES; k++) {
+          table[t * HALUT_PROTOTYPES + k] = (int8_t)((k & 1 ? range[i][t % 4] : 0) - 128);
+        }
+      }
+      memset(p.codes, 15, (size_t)codebooks * HALUT_CODE_BLOCK);
+      FOR_EACH(accumulate, k) check_accumulate(k, &p, "edge");
+      buffer_free_all();
+    }
+  }
+}
+END_TEST
+
+/* The largest sum a run may hold: 257 tables of range 255, and one more. */
+START_TEST(accumulate_matches_ref_at_the_largest_sums) {
+  for (uint32_t codebooks = 254; codebooks <= 260; codebooks++) {
+    for (int top = 0; top < 2; top++) {
+      struct problem p;
+      problem_make(&p, UNIFORM, codebooks, 2, 128);
+      int8_t *table = (int8_t *)(uintptr_t)p.lut.table;
+      for (uint32_t i = 0; i < codebooks * 2 * HALUT_PROTOTYPES; i++) table[i] = i & 1 ? 127 : -128;
+      memset(p.codes, top, (size_t)codebooks * HALUT_CODE_BLOCK);
+      FOR_EACH(accumulate, k) check_accumulate(k, &p, "largest");
+      buffer_free_all();
+    }
+  }
+}
+END_TEST
+
+START_TEST(pool2_matches_ref) {
+  static const uint8_t size[] = {2, 4, 6, 8, 10, 14, 16, 18, 30, 32, 34, 48, 62, 64, 66, 96, 128, 130};
+  for (int round = 0; round < 2 * ROUNDS; round++) {
+    uint32_t height = size[random_below(10)], width = size[random_below(sizeof size)];
+    uint8_t *in = buffer_make((size_t)height * width);
+    size_t bytes = (size_t)height * width / 4;
+    uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
+    fill(in, (size_t)height * width, round % DATA_KINDS);
+    poison(want, bytes);
+    halut_pool2_ref(in, height, width, want);
+    FOR_EACH(pool2, k) {
+      poison(got, bytes);
+      k->fn.pool2(in, height, width, got);
+      ck_assert_msg(same_with_guard(want, got, bytes), "pool2 %s, %u x %u", k->name, height, width);
+    }
+    buffer_free_all();
+  }
+}
+END_TEST
+
+START_TEST(add_matches_ref) {
+  for (int round = 0; round < 2 * ROUNDS; round++) {
+    size_t count = 1 + random_below(200);
+    uint8_t zero = round % 3 ? (uint8_t)random_below(256) : 0;
+    uint8_t *y = buffer_make(count), *other = buffer_make(count);
+    uint8_t *want = buffer_make(count), *got = buffer_make(count);
+    fill(y, count, round % DATA_KINDS);
+    fill(other, count, (round + random_below(2) * 2) % DATA_KINDS);
+    poison(want, count);
+    memcpy(want, y, count);
+    halut_add_ref(want, other, count, zero);
+    FOR_EACH(add, k) {
+      poison(got, count);
+      memcpy(got, y, count);
+      k->fn.add(got, other, count, zero);
+      ck_assert_msg(same_with_guard(want, got, count), "add %s, %zu values, zero %u", k->name, count, zero);
+    }
+    buffer_free_all();
+  }
+}
+END_TEST
+
+START_TEST(dense_matches_ref) {
+  for (int round = 0; round < ROUNDS; round++) {
+    static const uint8_t tap_list[] = {1, 2, 3, 4, 5, 8, 9, 26, 27, 28, 45};
+    int kind = round % DATA_KINDS;
+    uint32_t taps = tap_list[random_below(sizeof tap_list)], outputs = 1 + random_below(19);
+    const uint8_t *source[45];
+    for (uint32_t t = 0; t < taps; t++) {
+      uint8_t *values = buffer_make(HALUT_DENSE_BLOCK);
+      fill(values, HALUT_DENSE_BLOCK, kind);
+      source[t] = values;
+    }
+    struct problem p;
+    problem_make(&p, UNIFORM, 1, outputs, 32);
+    int8_t *raw = (int8_t *)buffer_make((size_t)outputs * taps);
+    fill((uint8_t *)raw, (size_t)outputs * taps, kind == TINY ? UNIFORM : kind);
+    struct halut_weights weights;
+    ck_assert_int_eq(halut_weights_pack(raw, outputs, taps, &weights, NULL), 0);
+    size_t stride = HALUT_DENSE_BLOCK + random_below(3), bytes = (outputs - 1) * stride + HALUT_DENSE_BLOCK;
+    uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
+    poison(want, bytes);
+    halut_dense_ref(&weights, source, &p.requant, want, stride);
+    FOR_EACH(dense, k) {
+      poison(got, bytes);
+      k->fn.dense(&weights, source, &p.requant, got, stride);
+      ck_assert_msg(same_with_guard(want, got, bytes), "dense %s, %s data, %u taps, %u outputs", k->name,
+                    data_name[kind], taps, outputs);
+    }
+    halut_weights_unpack(&weights);
+    buffer_free_all();
+  }
+}
+END_TEST
+
+START_TEST(linear_matches_ref) {
+  for (int round = 0; round < ROUNDS; round++) {
+    uint32_t outputs = 1 + random_below(12), inputs = 1 + random_below(300);
+    int kind = round % DATA_KINDS;
+    int8_t *weight = (int8_t *)buffer_make((size_t)outputs * inputs);
+    uint8_t *x = buffer_make(inputs);
+    size_t bytes = outputs * sizeof(int32_t);
+    uint8_t *bias = buffer_make(bytes), *want = buffer_make(bytes), *got = buffer_make(bytes);
+    fill((uint8_t *)weight, (size_t)outputs * inputs, kind == TINY ? UNIFORM : kind);
+    fill(x, inputs, kind);
+    for (uint32_t m = 0; m < outputs; m++) {
+      ((int32_t *)(void *)bias)[m] = (int32_t)random_below(2000000) - 1000000;
+    }
+    poison(want, bytes);
+    halut_linear_ref(weight, (int32_t *)(void *)bias, outputs, inputs, x, (int32_t *)(void *)want);
+    FOR_EACH(linear, k) {
+      poison(got, bytes);
+      k->fn.linear(weight, (int32_t *)(void *)bias, outputs, inputs, x, (int32_t *)(void *)got);
+      ck_assert_msg(same_with_guard(want, got, bytes), "linear %s, %u outputs, %u inputs", k->name, outputs,
+                    inputs);
+    }
+    buffer_free_all();
+  }
+}
+END_TEST
+
+/* A ceiling must not let a faster kernel through, and without one the first line that fits must win. */
+START_TEST(dispatch_respects_the_ceiling) {
+  struct halut_kernels kernels;
+  uint32_t mask = 0;
+  ck_assert_int_eq(halut_cpu_ceiling("ref", &mask, NULL), 0);
+  halut_kernels_init(&kernels, halut_cpu_flags() & mask);
+  ck_assert(kernels.encode == halut_encode_ref);
+  ck_assert(kernels.accumulate == &halut_accumulate_ref);
+  halut_kernels_init(&kernels, halut_cpu_flags());
+  ck_assert(kernels.encode == kernel_next(KIND_encode, NULL)->fn.encode);
+  ck_assert(kernels.accumulate == kernel_next(KIND_accumulate, NULL)->fn.accumulate);
+  struct halut_diag diag;
+  ck_assert_int_eq(halut_cpu_ceiling("sse9", &mask, &diag), HALUT_EINVALID);
+  ck_assert_ptr_ne(strstr(diag.text, "sse9"), NULL);
+}
+END_TEST
+
+/* ---- benchmark ---- */
+
+static double now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+/* Clock cycles a nanosecond: a chain of dependent additions takes one cycle each. */
+static double clock_ghz(void) {
+  double best = 1e18;
+  for (int round = 0; round < 300; round++) {
+    double start = now_ns();
+    uint64_t x = (uint64_t)round;
+    for (int i = 0; i < 2000; i++) {
+#define ADD1 __asm__ volatile("" : "+r"(x)); x += 1;
+#define ADD10 ADD1 ADD1 ADD1 ADD1 ADD1 ADD1 ADD1 ADD1 ADD1 ADD1
+      ADD10 ADD10
+    }
+    double spent = now_ns() - start;
+    if (spent < best) best = spent;
+  }
+  return 40000 / best;
+}
+
+enum { BENCH_BEST_OF = 400, LISTED_MAX = 8 };
+
+/* Calls run(self, kernel) for each kernel of a kind in turn, many times over; best time of each. */
+static void bench(const char *title, enum kind kind, double units, const char *unit,
+                  void (*run)(void *self, const struct kernel *k), void *self, double ghz) {
+  double best[LISTED_MAX];
+  double ref = 0;
+  for (int i = 0; i < LISTED_MAX; i++) best[i] = 1e18;
+  for (int round = 0; round < BENCH_BEST_OF; round++) {
+    int i = 0;
+    for (const struct kernel *k = kernel_next(kind, NULL); k; k = kernel_next(kind, k), i++) {
+      if (!k->flags && round >= 5) continue; /* ref is slow and steady */
+      double start = now_ns();
+      run(self, k);
+      double spent = now_ns() - start;
+      if (spent < best[i]) best[i] = spent;
+      if (!k->flags) ref = best[i];
+    }
+  }
+  int i = 0;
+  for (const struct kernel *k = kernel_next(kind, NULL); k; k = kernel_next(kind, k), i++) {
+    printf("%-34s %-8s %10.2f us  %7.1fx ref  %8.3f %s\n", title, k->name, best[i] / 1000, ref / best[i],
+           units < 0 ? best[i] * ghz / -units : units / (best[i] * ghz), unit);
+  }
+}
+
+struct bench_encode {
+  const uint8_t *source[HALUT_LEVELS], *mask[HALUT_LEVELS];
+  uint8_t threshold[HALUT_PROTOTYPES];
+  uint8_t *codes;
+  size_t rows;
+  int codebooks, masked;
+};
+
+static void bench_encode_run(void *self, const struct kernel *k) {
+  struct bench_encode *b = self;
+  for (int c = 0; c < b->codebooks; c++) {
+    k->fn.encode(b->source, b->masked ? b->mask : NULL, b->threshold, b->rows,
+                 b->codes + (size_t)c * HALUT_CODE_BLOCK, (size_t)b->codebooks * HALUT_CODE_BLOCK);
+  }
+}
+
+struct bench_accumulate {
+  struct problem problem;
+  struct halut_packed packed[KERNEL_COUNT];
+  uint32_t blocks;
+  uint8_t *codes[KERNEL_COUNT];
+  uint8_t *out;
+};
+
+static void bench_accumulate_run(void *self, const struct kernel *k) {
+  struct bench_accumulate *b = self;
+  size_t i = (size_t)(k - kernel_list), block = (size_t)b->problem.lut.codebooks * HALUT_CODE_BLOCK;
+  for (uint32_t n = 0; n < b->blocks; n++) {
+    k->fn.accumulate->map(&b->packed[i], b->codes[i] + n * block, b->problem.rows, &b->problem.requant,
+                          b->out + n * HALUT_CODE_BLOCK, (size_t)b->blocks * HALUT_CODE_BLOCK);
+  }
+}
+
+static void bench_accumulate_shape(uint32_t codebooks, uint32_t outputs, uint32_t rows, int bits, double ghz) {
+  struct bench_accumulate *b = calloc(1, sizeof *b);
+  char title[80];
+  b->blocks = (rows + HALUT_CODE_BLOCK - 1) / HALUT_CODE_BLOCK;
+  problem_make(&b->problem, UNIFORM, codebooks, outputs, rows < HALUT_CODE_BLOCK ? rows : HALUT_CODE_BLOCK);
+  if (b->problem.rows < 32) b->problem.rows = 32;
+  for (size_t i = 0; i < (size_t)codebooks * outputs * HALUT_PROTOTYPES; i++) {
+    int8_t *entry = (int8_t *)(uintptr_t)b->problem.lut.table + i;
+    *entry = (int8_t)(*entry >> (8 - bits));
+  }
+  b->out = halut_alloc((size_t)outputs * b->blocks * HALUT_CODE_BLOCK);
+  FOR_EACH(accumulate, k) {
+    size_t i = (size_t)(k - kernel_list), block = (size_t)codebooks * HALUT_CODE_BLOCK;
+    if (halut_pack(&b->problem.lut, k->fn.accumulate->layout, &b->packed[i], NULL)) exit(1);
+    b->codes[i] = halut_alloc(b->blocks * block + 4 * HALUT_CODE_BLOCK);
+    for (uint32_t n = 0; n < b->blocks; n++) {
+      memcpy(b->codes[i] + n * block, b->problem.codes, block);
+      if (k->fn.accumulate->arrange) k->fn.accumulate->arrange(&b->packed[i], b->codes[i] + n * block);
+    }
+  }
+  snprintf(title, sizeof title, "map %ux%u, %u rows, %d-bit", codebooks, outputs, rows, bits);
+  bench(title, KIND_accumulate, (double)codebooks * outputs * rows, "lookups/cycle", bench_accumulate_run, b,
+        ghz);
+  FOR_EACH(accumulate, k) {
+    halut_unpack(&b->packed[k - kernel_list]);
+    free(b->codes[k - kernel_list]);
+  }
+  free(b->out);
+  free(b);
+  buffer_free_all();
+}
+
+struct bench_pool {
+  uint8_t *in, *out;
+  uint32_t maps, size;
+};
+
+static void bench_pool_run(void *self, const struct kernel *k) {
+  struct bench_pool *b = self;
+  size_t bytes = (size_t)b->size * b->size;
+  for (uint32_t i = 0; i < b->maps; i++) k->fn.pool2(b->in + i * bytes, b->size, b->size, b->out + i * bytes / 4);
+}
+
+struct bench_dense {
+  struct halut_weights weights;
+  struct halut_requant requant;
+  const uint8_t *source[27];
+  uint8_t *out;
+};
+
+static void bench_dense_run(void *self, const struct kernel *k) {
+  struct bench_dense *b = self;
+  for (uint32_t i = 0; i < 32; i++) {
+    k->fn.dense(&b->weights, b->source, &b->requant, b->out + (size_t)i * HALUT_DENSE_BLOCK, 1024);
+  }
+}
+
+static void bench_small(double ghz) {
+  static uint8_t map[128 * 32 * 32], out[128 * 32 * 32], bytes[64];
+  static int8_t raw[64 * 27];
+  static int32_t bias[64];
+  static uint16_t scale[64];
+  for (uint32_t size = 32; size >= 8; size /= 2) {
+    char title[64];
+    struct bench_pool pool = {map, out, 128, size};
+    snprintf(title, sizeof title, "pool2 128 maps of %ux%u", size, size);
+    bench(title, KIND_pool2, -128.0 * size * size / 32, "cycles/32 values", bench_pool_run, &pool, ghz);
+  }
+  struct bench_dense dense = {.requant = {bias, scale}, .out = out};
+  fill((uint8_t *)raw, sizeof raw, UNIFORM);
+  for (int t = 0; t < 27; t++) dense.source[t] = bytes + t;
+  if (halut_weights_pack(raw, 64, 27, &dense.weights, NULL)) exit(1);
+  bench("dense 3x3x3 to 64 of 32x32", KIND_dense, 27.0 * 64 * 1024, "macs/cycle", bench_dense_run, &dense, ghz);
+  halut_weights_unpack(&dense.weights);
+}
+
+static void bench_all(void) {
+  double ghz = clock_ghz();
+  printf("clock %.3f GHz, best of %d, kernels interleaved\n", ghz, BENCH_BEST_OF);
+  for (uint32_t size = 32; size >= 4; size /= 2) {
+    for (int masked = 1; masked >= 0; masked--) {
+      struct bench_encode b = {.codebooks = 64, .masked = masked};
+      char title[64];
+      b.rows = halut_pad_rows((size_t)size * size);
+      for (int level = 0; level < HALUT_LEVELS; level++) {
+        uint8_t *values = buffer_make(b.rows), *bits = buffer_make(b.rows);
+        fill(values, b.rows, UNIFORM);
+        memset(bits, 255, b.rows);
+        b.source[level] = values;
+        b.mask[level] = bits;
+      }
+      fill(b.threshold, sizeof b.threshold, UNIFORM);
+      b.codes = halut_alloc((size_t)b.codebooks * (b.rows + HALUT_CODE_BLOCK));
+      snprintf(title, sizeof title, "encode 64x%ux%u%s", size, size, masked ? ", masked" : "");
+      bench(title, KIND_encode, -(double)b.codebooks * (double)b.rows / 32, "cycles/32 codes",
+            bench_encode_run, &b, ghz);
+      free(b.codes);
+      buffer_free_all();
+    }
+  }
+  for (int bits = 8; bits >= 6; bits--) {
+    bench_accumulate_shape(64, 128, 1024, bits, ghz);
+    bench_accumulate_shape(128, 128, 256, bits, ghz);
+    bench_accumulate_shape(128, 256, 256, bits, ghz);
+    bench_accumulate_shape(256, 256, 64, bits, ghz);
+    bench_accumulate_shape(256, 256, 16, bits, ghz);
+  }
+  bench_small(ghz);
+}
+
+static Suite *kernels_suite(void) {
+  Suite *suite = suite_create("kernels");
+  TCase *tests = tcase_create("kernels");
+  tcase_add_checked_fixture(tests, setup, buffer_free_all);
+  tcase_set_timeout(tests, 60);
+  tcase_add_test(tests, encode_matches_ref);
+  tcase_add_test(tests, accumulate_matches_ref);
+  tcase_add_test(tests, accumulate_matches_ref_at_the_edge_of_packing);
+  tcase_add_test(tests, accumulate_matches_ref_at_the_largest_sums);
+  tcase_add_test(tests, pool2_matches_ref);
+  tcase_add_test(tests, add_matches_ref);
+  tcase_add_test(tests, dense_matches_ref);
+  tcase_add_test(tests, linear_matches_ref);
+  tcase_add_test(tests, dispatch_respects_the_ceiling);
+  suite_add_tcase(suite, tests);
+  return suite;
+}
+
+int main(int argc, char **argv) {
+  const char *chosen = getenv("HALUT_SEED");
+  int benchmark = 0;
+  for (int i = 1; i < argc; i++) {
+    if (strcmp(argv[i], "--bench") == 0) {
+      benchmark = 1;
+    } else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
+      chosen = argv[++i];
+    } else {
+      fprintf(stderr, "usage: %s [--seed N] [--bench]\n", argv[0]);
+      return 2;
+    }
+  }
+  seed = chosen ? strtoull(chosen, NULL, 0) : (uint64_t)time(NULL);
+  printf("check_kernels: --seed %llu, up to %s\n", (unsigned long long)seed,
+         halut_cpu_name(halut_cpu_flags()));
+  random_state = seed;
+  if (benchmark) {
+    bench_all();
+    return 0;
+  }
+  SRunner *runner = srunner_create(kernels_suite());
+  srunner_run_all(runner, CK_ENV);
+  int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -14,6 +14,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <stdbool.h>
+#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -237,5 +238,134 @@ static void avx2_map(const struct halut_packed *packed, const uint8_t *codes, ui
 
 const struct halut_accumulate halut_accumulate_avx2 = {
     .layout = HALUT_LAYOUT_BYTES, .sum = avx2_sum, .map = avx2_map};
+
+/* 2x2 maximum: rows pairwise, then even with odd columns. */
+void halut_pool2_avx2(const uint8_t *in, uint32_t height, uint32_t width, uint8_t *out) {
+  const __m256i low = _mm256_set1_epi16(255);
+  for (uint32_t y = 0; y < height / 2; y++, in += 2 * (size_t)width, out += width / 2) {
+    uint32_t x = 0;
+    for (; x + 32 <= width; x += 32) {
+      __m256i most = _mm256_max_epu8(avx2_load(in + x), avx2_load(in + width + x));
+      most = _mm256_and_si256(_mm256_max_epu8(most, _mm256_srli_epi16(most, 8)), low);
+      most = _mm256_permute4x64_epi64(_mm256_packus_epi16(most, most), 0x08);
+      _mm_storeu_si128((__m128i *)(out + x / 2), _mm256_castsi256_si128(most));
+    }
+    for (; x + 16 <= width; x += 16) {
+      __m128i most = _mm_max_epu8(_mm_loadu_si128((const __m128i *)(in + x)),
+                                  _mm_loadu_si128((const __m128i *)(in + width + x)));
+      most = _mm_and_si128(_mm_max_epu8(most, _mm_srli_epi16(most, 8)),
+                           _mm256_castsi256_si128(low));
+      _mm_storel_epi64((__m128i *)(out + x / 2), _mm_packus_epi16(most, most));
+    }
+    for (; x < width; x += 2) {
+      uint8_t a = in[x] > in[x + 1] ? in[x] : in[x + 1];
+      uint8_t b = in[width + x] > in[width + x + 1] ? in[width + x] : in[width + x + 1];
+      out[x / 2] = a > b ? a : b;
+    }
+  }
+}
+
+/* In 16 bits, because a + b - zero is not one saturating step after another. */
+void halut_add_avx2(uint8_t *y, const uint8_t *other, size_t count, uint8_t zero) {
+  const __m256i less = _mm256_set1_epi16(zero);
+  size_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    __m256i a = avx2_load(y + i), b = avx2_load(other + i), none = _mm256_setzero_si256();
+    __m256i low = _mm256_add_epi16(_mm256_unpacklo_epi8(a, none), _mm256_unpacklo_epi8(b, none));
+    __m256i high = _mm256_add_epi16(_mm256_unpackhi_epi8(a, none), _mm256_unpackhi_epi8(b, none));
+    low = _mm256_sub_epi16(low, less);
+    high = _mm256_sub_epi16(high, less);
+    _mm256_storeu_si256((__m256i *)(y + i), _mm256_packus_epi16(low, high));
+  }
+  for (; i < count; i++) {
+    int sum = y[i] + other[i] - zero;
+    y[i] = (uint8_t)(sum < 0 ? 0 : sum > UINT8_MAX ? UINT8_MAX : sum);
+  }
+}
+
+enum {
+  DENSE_PAIRS = 32,         /* pairs of taps that are widened at once: 8 KiB */
+  DENSE_BIAS_MAX = 1 << 30, /* past it sum + bias might not fit an int32 */
+  DENSE_TAPS_FAST = 32768   /* 32,768 * 255 * 128 <= 2^30 */
+};
+
+/* Two taps of 32 positions as 32 pairs of words: positions 0-3 and 16-19 first, as unpacking leaves them. */
+INLINE void avx2_widen(const uint8_t *one, const uint8_t *two, __m256i *to) {
+  const __m256i none = _mm256_setzero_si256();
+  __m256i a = avx2_load(one), b = two ? avx2_load(two) : none;
+  __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+  to[0] = _mm256_unpacklo_epi8(low, none);
+  to[1] = _mm256_unpackhi_epi8(low, none);
+  to[2] = _mm256_unpacklo_epi8(high, none);
+  to[3] = _mm256_unpackhi_epi8(high, none);
+}
+
+INLINE void avx2_dense_put(const __m256i sum[4], int32_t bias, uint16_t scale, uint8_t *out) {
+  const __m256i more = _mm256_set1_epi32(bias), by = _mm256_set1_epi16((short)scale);
+  const __m256i most = _mm256_set1_epi16(255);
+  __m256i low = _mm256_packus_epi32(_mm256_add_epi32(sum[0], more), _mm256_add_epi32(sum[1], more));
+  __m256i high = _mm256_packus_epi32(_mm256_add_epi32(sum[2], more), _mm256_add_epi32(sum[3], more));
+  low = _mm256_min_epu16(_mm256_mulhi_epu16(low, by), most);
+  high = _mm256_min_epu16(_mm256_mulhi_epu16(high, by), most);
+  _mm256_storeu_si256((__m256i *)out, _mm256_packus_epi16(low, high));
+}
+
+/* vpmaddwd multiplies words and adds two neighbours: exact for u8 by i8. Every pair of taps is widened
+ * once and serves all outputs. */
+void halut_dense_avx2(const struct halut_weights *weights, const uint8_t *const *source,
+                      const struct halut_requant *requant, uint8_t *out, size_t stride) {
+  const uint32_t pairs = (weights->taps + 1) / 2;
+  __m256i value[DENSE_PAIRS][4];
+  if (pairs > DENSE_PAIRS) {
+    halut_dense_ref(weights, source, requant, out, stride);
+    return;
+  }
+  for (uint32_t p = 0; p < pairs; p++)
+    avx2_widen(source[2 * p], 2 * p + 1 < weights->taps ? source[2 * p + 1] : NULL, value[p]);
+  for (uint32_t m = 0; m < weights->outputs; m++, out += stride) {
+    const int16_t *pair = weights->pair + (size_t)m * pairs * 2;
+    __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                      _mm256_setzero_si256()};
+    for (uint32_t p = 0; p < pairs; p++) {
+      int32_t both;
+      memcpy(&both, pair + (size_t)2 * p, sizeof both);
+      const __m256i weight = _mm256_set1_epi32(both);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; v++)
+        sum[v] = _mm256_add_epi32(sum[v], _mm256_madd_epi16(value[p][v], weight));
+    }
+    int32_t bias = requant->bias[m];
+    if (bias <= DENSE_BIAS_MAX && bias >= -DENSE_BIAS_MAX) {
+      avx2_dense_put(sum, bias, requant->scale[m], out);
+      continue;
+    }
+    for (int i = 0; i < HALUT_DENSE_BLOCK; i++) {
+      int64_t exact = 0;
+      for (uint32_t t = 0; t < weights->taps; t++)
+        exact += weights->raw[(size_t)m * weights->taps + t] * source[t][i];
+      out[i] = halut_requantise(exact, bias, requant->scale[m]);
+    }
+  }
+}
+static_assert(2 * DENSE_PAIRS <= DENSE_TAPS_FAST, "sums of the fast path stay under 2^30");
+
+void halut_linear_avx2(const int8_t *weight, const int32_t *bias, uint32_t outputs, uint32_t inputs,
+                       const uint8_t *x, int32_t *y) {
+  for (uint32_t m = 0; m < outputs; m++, weight += inputs) {
+    __m256i sum = _mm256_setzero_si256();
+    uint32_t i = 0;
+    for (; i + 16 <= inputs; i += 16) {
+      __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(x + i)));
+      __m256i b = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weight + i)));
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+    }
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    int64_t total = (int64_t)bias[m] + _mm_cvtsi128_si32(half);
+    for (; i < inputs; i++) total += weight[i] * x[i];
+    y[m] = (int32_t)total;
+  }
+}
 
 #endif

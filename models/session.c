@@ -16,7 +16,7 @@
 #include "ops.h"
 
 enum {
-  PART_BYTES = 1 << 20,    /* of the maps that a step reads and writes; see part_choose */
+  PART_BYTES = 3 << 19,    /* of the maps that a step reads and writes; see part_choose */
   PART_MAX = 32,           /* images */
   TILE_BYTES = 4 << 20,    /* of gathered values and sums, where a backend has no `conv` */
   TILE_ROWS_PRODUCT = 256, /* rows of a raw product that are quantised at once */

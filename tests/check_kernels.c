@@ -325,7 +325,7 @@ START_TEST(add_matches_ref) {
     uint8_t *y = buffer_make(count), *other = buffer_make(count);
     uint8_t *want = buffer_make(count), *got = buffer_make(count);
     fill(y, count, round % DATA_KINDS);
-    fill(other, count, (round + random_below(2) * 2) % DATA_KINDS);
+    fill(other, count, ((uint32_t)round + random_below(2) * 2) % DATA_KINDS);
     poison(want, count);
     memcpy(want, y, count);
     halut_add_ref(want, other, count, zero);

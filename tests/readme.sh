@@ -28,7 +28,7 @@ end() {
   rm -rf "$top"
 }
 trap end EXIT
-mkdir "$top/halutd" && git ls-files -z | xargs -0 cp --parents -t "$top/halutd"
+mkdir "$top/halutd" && git ls-files -z --cached --others --exclude-standard | xargs -0 cp -p --parents -t "$top/halutd"
 cp README.md "$top/README.md"
 cd "$top/halutd" || exit 2
 rm -rf build && ln -s "$HALUT_BUILD" build
@@ -64,7 +64,10 @@ answers_as_shown() {
   shape "$1" >"$top/shown" && shape "$top/answer" >"$top/given" && diff "$top/shown" "$top/given"
 }
 run_block() {
-  bash -euo pipefail "$1" >"$top/answer" 2>"$top/errors" || { cat "$top/answer" "$top/errors"; return 1; }
+  if ! bash -euo pipefail "$1" >"$top/answer" 2>"$top/errors" || grep -q '{"error":' "$top/answer"; then
+    cat "$top/answer" "$top/errors"
+    return 1
+  fi
 }
 
 for block in "$top"/[0-9]*; do

@@ -13,6 +13,7 @@
  * orientations that swap the axes, the region and the target are swapped first. */
 #include "image.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -308,14 +309,16 @@ static void png_close(struct png *png) {
 }
 
 static int png_fail(int code, struct halut_diag *diag) {
-  int error = code == SPNG_EMEM ? HALUT_ENOMEM
+  /* What zlib lacks memory for comes back as a broken stream; malloc has set errno then. */
+  int error = code == SPNG_EMEM || errno == ENOMEM ? HALUT_ENOMEM
               : code == SPNG_ECHUNK_LIMITS || code == SPNG_EUSER_WIDTH || code == SPNG_EUSER_HEIGHT
                   ? HALUT_ELIMIT
                   : HALUT_EINVALID;
   if (code == SPNG_EOF || code == SPNG_IO_EOF) {
     return halut_fail(diag, error, 0, "PNG: truncated: it ends before its picture does");
   }
-  return halut_fail(diag, error, 0, "PNG: %s", spng_strerror(code));
+  return halut_fail(diag, error, 0, "PNG: %s",
+                    error == HALUT_ENOMEM ? "out of memory" : spng_strerror(code));
 }
 
 static void over_white(const uint8_t *rgba, uint32_t width, uint8_t *rgb) {
@@ -350,7 +353,10 @@ static int png_open(struct png *png, const uint8_t *bytes, size_t size,
   if (error != 0)
     return error;
   struct spng_exif exif;
-  if (spng_get_exif(png->context, &exif) == 0) {
+  code = spng_get_exif(png->context, &exif);
+  if (code != 0 && code != SPNG_ECHUNKAVAIL)
+    return png_fail(code, diag);
+  if (code == 0) {
     info->orientation = exif_orientation((const uint8_t *)exif.data, exif.length);
   }
   bool whole = png->header.interlace_method != 0;
@@ -394,6 +400,7 @@ static int png_rows(struct png *png) {
 static int png_decode(const uint8_t *bytes, size_t size, const struct halut_image_options *options,
                       uint8_t *planar, struct halut_image_info *info, struct halut_diag *diag) {
   struct png png = {0};
+  errno = 0; /* for png_fail */
   int error = png_open(&png, bytes, size, options, info, diag);
   if (error == 0) {
     int code = png.header.interlace_method != 0 ? png_interlaced(&png) : png_rows(&png);

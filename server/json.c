@@ -5,6 +5,7 @@
  * into what the client sent. */
 #include "json.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,9 +246,11 @@ static int fail_syntax(const struct split *s, const json_error_t *error) {
 
 static int load_envelope(struct split *s, struct halut_json *json) {
   json_error_t error;
+  errno = 0;
   json->root = json_loadb(s->envelope, s->envelope_bytes, JSON_REJECT_DUPLICATES, &error);
   if (json->root == NULL) {
-    if (json_error_code(&error) == json_error_out_of_memory) {
+    /* jansson has a code for it, but mostly calls it a syntax error. */
+    if (errno == ENOMEM) {
       return halut_fail(s->diag, HALUT_ENOMEM, 0, "JSON: no memory for the body");
     }
     return fail_syntax(s, &error);

@@ -117,8 +117,8 @@ export class Client {
   }
 
   /** The likeliest labels of a picture: {model, backend, top: [{label, index, probability}], timing_us}. */
-  async classify(image, { model, top = 5, crop, backend, signal } = {}) {
-    const query = this.#query({ top, model, crop, backend });
+  async classify(image, { model, top = 5, fit, backend, signal } = {}) {
+    const query = this.#query({ top, model, fit, backend });
     const headers = { "Content-Type": "application/octet-stream" };
     const reply = await this.#call("POST", `/v1/classify${query}`, image, headers, signal);
     return reply.json();

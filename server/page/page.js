@@ -136,6 +136,7 @@ function showSeen(planar) {
   by("seen").setAttribute("aria-label", "The picture reduced to 32 by 32 pixels");
 }
 
+let lastPlanar = null; // what was classified last
 let lastPicture = null; // ImageData, kept so that another fit or model can be tried at once
 
 async function takeFile(file) {
@@ -158,6 +159,7 @@ async function classify() {
   if (lastPicture === null) return;
   const squash = document.querySelector('[name="fit"]:checked').value === "squash";
   const planar = reduce(lastPicture, squash);
+  lastPlanar = planar;
   showSeen(planar);
   say("verdict", "Asking…", "note");
   const began = performance.now();
@@ -165,7 +167,8 @@ async function classify() {
     const result = await client.classify(planar, { model: by("model").value || undefined, top: 5 });
     showResult(result, performance.now() - began);
   } catch (error) {
-    for (const id of ["labels", "phases", "device"]) by(id).hidden = true;
+    for (const id of ["labels", "phases", "device", "compare"]) by(id).hidden = true;
+    by("agreement").replaceChildren();
     say("verdict", error.message, "bad");
   }
 }
@@ -195,6 +198,8 @@ function showResult(result, elapsed) {
     }),
   );
   by("phases").hidden = false;
+  by("agreement").replaceChildren();
+  by("compare").hidden = (chosenNetwork()?.backends ?? []).length < 2;
   const { device } = result;
   by("device").hidden = device === undefined;
   if (device !== undefined) {
@@ -205,6 +210,27 @@ function showResult(result, elapsed) {
   }
 }
 
+const chosenNetwork = () => models.find((model) => model.name === by("model").value);
+
+/** The same pixels on every backend of the model: do they say the same, and how long did each take? */
+async function compare() {
+  say("agreement", "Asking each backend…", "note");
+  try {
+    const { name, backends } = chosenNetwork();
+    const results = [];
+    for (const backend of backends) {
+      results.push(await client.classify(lastPlanar, { model: name, backend, top: 1000 }));
+    }
+    const same = results.every((one) => JSON.stringify(one.top) === JSON.stringify(results[0].top));
+    const times = results.map((one) => `${one.backend} ${one.timing_us.compute} µs`).join(", ");
+    const verdict = same ? "All say exactly the same" : "They differ, which must not be";
+    say("agreement", `${verdict}: ${times}.`, same ? "" : "bad");
+  } catch (error) {
+    say("agreement", error.message, "bad");
+  }
+}
+
+by("compare").addEventListener("click", compare);
 by("file").addEventListener("change", (event) => takeFile(event.target.files[0]));
 for (const radio of document.querySelectorAll('[name="fit"]')) radio.addEventListener("change", classify);
 by("model").addEventListener("change", classify);

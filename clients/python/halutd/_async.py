@@ -82,10 +82,10 @@ class AsyncClient:
             await _close(writer)
 
     async def classify(self, image: Any, *, model: Optional[str] = None, top: int = 5,
-                       crop: Optional[str] = None,
+                       fit: Optional[str] = None,
                        backend: Optional[str] = None) -> p.Classification:
         return p.classify_result(
-            await self._call(p.classify_request(image, model, top, crop, backend)))
+            await self._call(p.classify_request(image, model, top, fit, backend)))
 
     async def matmul(self, a: Any, *, model: str, backend: Optional[str] = None) -> p.Product:
         return p.matmul_result(await self._call(p.matmul_request(a, model, backend)), a)

@@ -251,13 +251,13 @@ def image_bytes(image: Any) -> bytes:
                     f"not {type(image).__name__}")
 
 
-def classify_request(image: Any, model: Optional[str], top: int, crop: Optional[str],
+def classify_request(image: Any, model: Optional[str], top: int, fit: Optional[str],
                      backend: Optional[str]) -> Request:
     query = {"top": str(top)}
     if model is not None:
         query["model"] = model
-    if crop is not None:
-        query["crop"] = crop
+    if fit is not None:
+        query["fit"] = fit
     if backend is not None:
         query["backend"] = backend
     return Request("POST", "/v1/classify?" + urlencode(query), image_bytes(image),

@@ -59,10 +59,10 @@ class Client:
     # ---- What it is for ----
 
     def classify(self, image: Any, *, model: Optional[str] = None, top: int = 5,
-                 crop: Optional[str] = None, backend: Optional[str] = None) -> p.Classification:
+                 fit: Optional[str] = None, backend: Optional[str] = None) -> p.Classification:
         """The likeliest labels of a picture: a path, bytes (PNG, JPEG, raw), a file, a uint8 array or a PIL
-        image. `crop` is "center" (the default) or "none"."""
-        return p.classify_result(self._call(p.classify_request(image, model, top, crop, backend)))
+        image. `fit` is "crop" (the default) or "squash"."""
+        return p.classify_result(self._call(p.classify_request(image, model, top, fit, backend)))
 
     def matmul(self, a: Any, *, model: str, backend: Optional[str] = None) -> p.Product:
         """a times the matrix that `model` has learned, approximately; a is an array or rows of numbers."""

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+# test: halut learn and halut matmul as a user runs them
+# timeout: 120
+"""Learns, multiplies, compares and makes the mistakes users make. Needs NumPy; HALUT_BUILD is the build folder."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+try:
+    import numpy as np
+except ImportError:
+    print("skip: this Python has no numpy (the Debian package is python3-numpy)")
+    sys.exit(77)
+
+HALUT = str(pathlib.Path(os.environ.get("HALUT_BUILD", "build")).resolve() / "halut")
+
+
+class Learn(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        rng = np.random.default_rng(1)
+        self.a = np.maximum(rng.normal(size=(1500, 4)) @ rng.normal(size=(4, 24)), 0).astype(np.float32)
+        self.b = rng.normal(size=(24, 5)).astype(np.float32)
+        np.save(self.path("a.npy"), self.a)
+        np.save(self.path("b.npy"), self.b)
+
+    def path(self, name):
+        return os.path.join(self.folder.name, name)
+
+    def halut(self, *words):
+        return subprocess.run([HALUT, *words], capture_output=True, text=True, cwd=self.folder.name, check=False)
+
+    def learn(self, *more):
+        return self.halut("learn", "--a", "a.npy", "--b", "b.npy", "-C", "6", "-o", "p.safetensors", *more)
+
+    def works(self, done):
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout
+
+    def fails(self, done, code, text):
+        self.assertEqual((done.returncode, done.stdout), (code, ""))
+        self.assertEqual(done.stderr, text + "\n")
+        self.assertFalse(os.path.exists(self.path("c.npy")))
+
+    def test_the_report_is_of_what_matmul_gives(self):
+        report = json.loads(self.works(self.learn("--json", "--heldout", "0.2")))
+        self.assertEqual((report["learn_rows"], report["heldout_rows"], report["name"]), (1200, 300, "p"))
+        self.works(self.halut("check", "p.safetensors"))
+        self.works(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy"))
+        c = np.load(self.path("c.npy"))
+        exact = self.a.astype(float) @ self.b
+        mse = ((c - exact)[1200:] ** 2).mean()
+        self.assertEqual((c.shape, c.dtype), ((1500, 5), np.float32))
+        self.assertAlmostEqual(report["mse"] / mse, 1, places=5)
+        self.assertAlmostEqual(report["nmse"], mse / exact[1200:].var(axis=0).mean(), places=6)
+        self.assertAlmostEqual(report["r2"], 1 - report["nmse"], places=8)
+        self.assertLess(report["nmse"], 0.25)
+        compared = json.loads(self.works(self.halut("matmul", "p.safetensors", "a.npy", "--compare", "b.npy", "--json")))
+        self.assertAlmostEqual(compared["mse"] / ((c - exact) ** 2).mean(), 1, places=5)
+        self.assertEqual(compared["lookups"], 1500 * 6 * 5)
+
+    def test_batches_and_instructions_change_nothing(self):
+        self.works(self.learn())
+        results = []
+        for more in ([], ["--batch", "1"], ["--batch", "77", "--cpu", "ref"], ["--batch", "4096", "--cpu", "ssse3"]):
+            self.works(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy", *more))
+            results.append(np.load(self.path("c.npy")).tobytes())
+        self.assertEqual(len(set(results)), 1)
+
+    def test_float64_gives_the_same_file(self):
+        self.works(self.learn())
+        first = pathlib.Path(self.path("p.safetensors")).read_bytes()
+        np.save(self.path("a.npy"), self.a.astype(np.float64))
+        self.works(self.learn("--threads", "3"))
+        second = pathlib.Path(self.path("p.safetensors")).read_bytes()
+        begin = 8 + int.from_bytes(first[:8], "little")
+        self.assertEqual(first[begin:], second[8 + int.from_bytes(second[:8], "little"):])
+
+    def test_rows_are_the_first_ones(self):
+        self.works(self.learn("--rows", "400", "--heldout", "0"))
+        first = pathlib.Path(self.path("p.safetensors")).read_bytes()
+        np.save(self.path("a.npy"), self.a[:400])
+        self.works(self.learn("--heldout", "0"))
+        self.assertEqual(first, pathlib.Path(self.path("p.safetensors")).read_bytes())
+
+    def test_uint8_samples_are_taken_as_they_are(self):
+        u8 = np.clip(self.a * 40, 0, 255).astype(np.uint8)
+        np.save(self.path("a.npy"), u8)
+        self.works(self.learn())
+        self.works(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy"))
+        c = np.load(self.path("c.npy"))
+        exact = u8.astype(float) @ self.b
+        self.assertLess(((c - exact) ** 2).mean(), 0.25 * exact.var(axis=0).mean())
+
+    def test_mistakes_are_named(self):
+        say = "halut learn: "
+        self.fails(self.halut("learn", "--a", "a.npy"), 2,
+                   say + "--a, --b, --codebooks and --output are needed; see --help")
+        self.fails(self.learn("--by-input", "--by-output"), 2, say + "--by-input and --by-output exclude each other")
+        self.fails(self.learn("--rows", "1501"), 1, say + "--rows 1501: a.npy has 1500")
+        self.fails(self.learn("--target", "b.npy"), 1,
+                   say + "b.npy is 24 x 5, but a.npy times b.npy is 1500 x 5")
+        self.fails(self.learn("-C", "25"), 1,
+                   say + "invalid argument: 25 codebooks: 1 to 24 (the columns of a) are possible")
+        self.fails(self.learn("--name", ".x"), 1, say + 'p.safetensors: invalid argument: name ".x": 1 to 63 of '
+                   "A-Z a-z 0-9 _ . - are possible, and no dot first")
+        self.a[7, 3] = np.nan
+        np.save(self.path("a.npy"), self.a)
+        self.fails(self.learn(), 1,
+                   say + "invalid argument: a, row 7, column 3 (from 0) is nan: every value must be finite")
+        np.save(self.path("a.npy"), np.asfortranarray(self.b))
+        self.fails(self.learn(), 1, say + "a.npy: malformed file: the array is in Fortran order: save "
+                   "numpy.ascontiguousarray(array) instead (byte 44)")
+        self.assertFalse(os.path.exists(self.path("p.safetensors")))
+
+    def test_matmul_refuses_what_does_not_fit(self):
+        self.works(self.learn())
+        say = "halut matmul: "
+        np.save(self.path("w.npy"), self.a[:, :23])
+        self.fails(self.halut("matmul", "p.safetensors", "w.npy", "-o", "c.npy"), 1,
+                   say + "w.npy: rows of 24 values are needed, as p.safetensors was learned on them")
+        self.fails(self.halut("matmul", "p.safetensors", "a.npy", "--compare", "a.npy"), 1,
+                   say + "a.npy: a matrix of 24 x 5 is needed")
+        self.fails(self.halut("matmul", "p.safetensors", "a.npy"), 2, say + "--output or --compare is needed; see --help")
+        self.fails(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy", "--backend", "abacus"), 2,
+                   say + 'no backend "abacus"')
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -7,7 +7,7 @@
 #include "cli.h"
 
 
-#define COMMAND_MAP(XX) XX(learn) XX(matmul) XX(eval) XX(bench) XX(check) XX(serve)
+#define COMMAND_MAP(XX) XX(learn) XX(matmul) XX(eval) XX(bench) XX(show) XX(check) XX(serve)
 
 #define XX(name) extern const struct halut_command halut_command_##name;
 COMMAND_MAP(XX)

@@ -387,6 +387,10 @@ const struct halut_model_info *halut_model_info(const struct halut_model *model)
   return &model->info;
 }
 
+const char *halut_model_description(const struct halut_model *model) {
+  return halut_safetensors_value(model->file, "halut.description");
+}
+
 int halut_model_golden(const struct halut_model *model, struct halut_tensor *in,
                        struct halut_tensor *out) {
   if (!model->golden_in.data)

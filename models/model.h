@@ -80,6 +80,7 @@ struct halut_model;
 int halut_model_open(const char *path, struct halut_model **out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 const struct halut_model_info *halut_model_info(const struct halut_model *model);
+const char *halut_model_description(const struct halut_model *model); /* for people, or NULL */
 /* Golden example stored in the file; sets *in and *out to views into it. HALUT_ENOTFOUND if there
  * is none. */
 int halut_model_golden(const struct halut_model *model, struct halut_tensor *in,

@@ -66,19 +66,40 @@ MAX_POOL = ((nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d))
 MAX_GLOBAL = ((nn.AdaptiveMaxPool2d,), (F.adaptive_max_pool2d,))
 MEAN_POOL = ((nn.AvgPool2d,), (F.avg_pool2d,))
 MEAN_GLOBAL = ((nn.AdaptiveAvgPool2d,), (F.adaptive_avg_pool2d,))
+MEAN = ((), (torch.mean,), ("mean",))
+NORM = ((nn.BatchNorm2d, nn.BatchNorm1d),)
 FLATTEN = ((nn.Flatten,), (torch.flatten,), ("flatten", "view", "reshape"))
-SAME = ((nn.Identity, nn.Dropout), (F.dropout,), ("contiguous",))
+SAME = ((nn.Identity, nn.Dropout, nn.Dropout2d), (F.dropout, F.dropout2d), ("contiguous",))
+LINEAR = (nn.Linear, HalutLinear)
+
+
+def relu_first(graph):
+    """Puts a ReLU that follows a max-pool before it, which is the same and what a convolution can take in."""
+    for node in list(graph.nodes):
+        pool = node.args[0] if node.args else None
+        if is_call(node, *RELU) and len(pool.users) == 1 and (is_call(pool, *MAX_POOL) or
+                                                             is_call(pool, *MAX_GLOBAL)):
+            source = pool.args[0]
+            node.replace_all_uses_with(pool)
+            node.replace_input_with(pool, source)
+            pool.replace_input_with(source, node)
+            pool.prepend(node)
 
 
 class Calibration(torch.fx.Interpreter):
-    """Runs the traced network and keeps, for every 4-D value, per-channel bounds."""
+    """Runs the traced network and keeps per-channel bounds of every map (a matrix is a map of 1x1), and what
+    is no tensor: sizes."""
 
     def __init__(self, traced):
         super().__init__(traced)
-        self.bounds = {}
+        self.bounds, self.constants = {}, {}
 
     def run_node(self, node):
-        value = super().run_node(node)
+        value = result = super().run_node(node)
+        if not isinstance(value, torch.Tensor) and node.op != "output":
+            self.constants[node] = value
+        if isinstance(value, torch.Tensor) and value.dim() == 2:
+            value = value.view(*value.shape, 1, 1)
         if isinstance(value, torch.Tensor) and value.dim() == 4:
             flat = value.detach().float().transpose(0, 1).reshape(value.shape[1], -1)
             tail = (100 - PERCENTILE) / 100
@@ -86,13 +107,16 @@ class Calibration(torch.fx.Interpreter):
             high = torch.quantile(flat[:, :1 << 16], 1 - tail, dim=1).numpy()
             shape, old_low, old_high = self.bounds.get(node.name, (None, low, high))
             self.bounds[node.name] = (tuple(value.shape[1:]), np.minimum(low, old_low), np.maximum(high, old_high))
-        return value
+        return result
 
 
 class Exporter:
     def __init__(self, model, images, input_zero, input_scale):
         self.model = model.eval()
         graph = Tracer().trace(model)
+        for node in graph.nodes:
+            node.module = model.get_submodule(node.target) if node.op == "call_module" else None
+        relu_first(graph)
         traced = torch.fx.GraphModule(model, graph)
         self.nodes = list(graph.nodes)
         for node in self.nodes:
@@ -102,6 +126,7 @@ class Exporter:
             for x in images:
                 calibration.run(x)
         self.bounds = calibration.bounds
+        self.constants = {node.name: value for node, value in calibration.constants.items()}
         self.input_zero, self.input_scale = input_zero, input_scale
         self.maps, self.steps, self.logit_scale = {}, [], 1.0  # fx node -> Map; what to emit
         self.used = set()
@@ -129,14 +154,14 @@ class Exporter:
 
     def plan(self):
         for node in self.nodes:
-            if node in self.maps or node.op == "output":
+            if node in self.maps or node.op == "output" or node.name in self.constants:
                 continue
             if node.op == "placeholder":
                 shape, low, high = self.bounds[node.name]
                 self.maps[node] = Map("input", shape, low, high)
-            elif is_call(node, (nn.Linear,)) and not isinstance(node.module, HalutLinear):
+            elif is_call(node, (nn.Linear,)) and self.is_last(node):
                 self.plan_linear(node)
-            elif is_call(node, (nn.Conv2d, HalutConv2d)):
+            elif is_call(node, (nn.Conv2d, HalutConv2d, nn.Linear)):
                 self.plan_convolution(node)
             elif is_call(node, *ADD):
                 self.plan_add(node)
@@ -146,12 +171,21 @@ class Exporter:
                 self.maps[node] = self.maps[node.args[0]]
             elif is_call(node, *MAX_POOL) or is_call(node, *MAX_GLOBAL):
                 self.plan_pool(node, "maxpool", is_call(node, *MAX_GLOBAL))
-            elif is_call(node, *MEAN_POOL) or is_call(node, *MEAN_GLOBAL) or is_call(node, (), (), ("mean",)):
+            elif is_call(node, *MEAN_POOL) or is_call(node, *MEAN_GLOBAL) or is_call(node, *MEAN):
                 self.plan_pool(node, "avgpool", not is_call(node, *MEAN_POOL))
             elif is_call(node, *FLATTEN) or is_call(node, *SAME):
                 self.maps[node] = self.maps[node.args[0]]
             else:
                 raise ValueError(f"{node.name}: {node.op} {node.target} has no integer form")
+
+    def scaled(self, node):
+        """The multiplication by a number that alone reads `node`, or None."""
+        after = self.follow(node)
+        return after if after is not None and is_call(after, (), (operator.mul,), ("mul",)) else None
+
+    def is_last(self, node):
+        after = self.follow(self.scaled(node) or node)
+        return after is not None and after.op == "output"
 
     def absorb(self, node, functions):
         """The next node if it is one of `functions` and nobody else reads this one."""
@@ -159,8 +193,12 @@ class Exporter:
         return after if after is not None and is_call(after, *functions) else None
 
     def plan_convolution(self, node):
+        if self.is_last(node):
+            raise ValueError(f"{node.name}: the last layer must be an nn.Linear")
+        if isinstance(node.module, nn.Conv2d):
+            check_convolution(node)
         last, norm = node, None
-        after = self.absorb(last, ((nn.BatchNorm2d,),))
+        after = self.absorb(last, NORM)
         if after is not None:
             last, norm = after, after.module
         relu = self.absorb(last, RELU)
@@ -185,27 +223,38 @@ class Exporter:
 
     def plan_pool(self, node, op, everything):
         source = self.maps[node.args[0]]
+        made = self.new_map(node, node.name)
         if everything:
-            kernel = stride = list(source.shape[1:])
+            if any(size % out for size, out in zip(source.shape[1:], made.shape[1:])):
+                raise ValueError(f"{node.name}: pools {source.shape[1:]} to {made.shape[1:]} in unequal windows")
+            kernel = stride = [size // out for size, out in zip(source.shape[1:], made.shape[1:])]
         else:
-            settings = dict(zip(("kernel_size", "stride", "padding"), node.args[1:]), **node.kwargs)
+            settings = dict(zip(("kernel_size", "stride", "padding"), self.values(node.args[1:])),
+                            **{key: self.values(value) for key, value in node.kwargs.items()})
             if node.module is not None:
                 settings = vars(node.module)
             kernel = pair(settings["kernel_size"])
             stride = pair(settings.get("stride") or settings["kernel_size"])
-            if pair(settings.get("padding") or 0) != [0, 0]:
-                raise ValueError(f"{node.name}: padded pooling has no integer form")
-        if node.name in self.bounds:
-            made = self.new_map(node, node.name)
-        else:  # mean over both axes leaves a matrix
-            made = self.maps[node] = Map(self.unique(node.name), (source.shape[0], 1, 1), source.low, source.high)
+            if pair(settings.get("padding") or 0) != [0, 0] or pair(settings.get("dilation") or 1) != [1, 1]:
+                raise ValueError(f"{node.name}: padded or dilated pooling has no integer form")
+        size = tuple((s - k) // t + 1 for s, k, t in zip(source.shape[1:], kernel, stride))
+        if made.shape != (source.shape[0], *size):
+            raise ValueError(f"{node.name}: gives {made.shape}, not {(source.shape[0], *size)} as pooling by "
+                             f"{kernel} in steps of {stride} does (ceil_mode, or a mean over other axes?)")
         join(source, made)
         self.steps.append(("pool", op, kernel, stride, source, made))
 
+    def values(self, argument):
+        """An argument with the sizes in it as the numbers they had in calibration."""
+        return torch.fx.node.map_arg(argument, lambda node: self.constants[node.name])
+
     def plan_linear(self, node):
-        after = self.follow(node)
-        if after is not None and is_call(after, (), (operator.mul,)):
-            self.logit_scale = float(next(a for a in after.args if not isinstance(a, torch.fx.Node)))
+        after = self.scaled(node)
+        if after is not None:
+            factors = [a for a in after.args if not isinstance(a, torch.fx.Node)]
+            if len(factors) != 1 or float(factors[0]) <= 0:
+                raise ValueError(f"{after.name}: logits may be multiplied by a positive number only")
+            self.logit_scale = float(factors[0])
             self.maps[after] = None
         self.maps[node] = None
         self.steps.append(("linear", node.module, self.maps[node.args[0]]))
@@ -221,13 +270,19 @@ class Exporter:
             members.setdefault(id(made.root()), []).append(made)
         for maps in members.values():
             floor = np.maximum.reduce([m.root().floor for m in maps])
-            span = np.maximum.reduce([np.maximum(m.high, 0) - np.minimum(m.low, 0) for m in maps])
-            step = np.maximum(np.maximum(span / 255, floor), 1e-8)
+            for m in maps:
+                m.zero = zero_point(np.maximum(-m.low, 0), np.maximum(m.high, 0))
+            need = [span(np.maximum(-m.low, 0), np.maximum(m.high, 0), m.zero) for m in maps]
+            step = np.maximum(np.maximum(np.maximum.reduce(need), floor), 1e-8)
             for m in maps:
                 m.step = step
-                m.zero = int(min(255, np.ceil(np.max(-np.minimum(m.low, 0) / step))))
+        for kind, *rest in self.steps:  # in order of execution: what a zero point owes to the ones before it
+            if kind == "pool":
+                rest[-1].zero = rest[-2].zero
+            elif kind == "add":
+                rest[-1].zero = min(rest[-1].zero, rest[0].zero + rest[1].zero)
         source = self.maps[self.nodes[0]]
-        source.step, source.zero = np.full(source.shape[0], 1 / self.input_scale), 0
+        source.step, source.zero = np.ones(source.shape[0]) / np.asarray(self.input_scale, np.float64), 0
 
     def bound_step(self, layer, norm, source, made):
         """A requantisation scale must stay under 1: the output step may not be finer than the sums."""
@@ -248,8 +303,9 @@ class Exporter:
     def emit_convolution(self, layer, norm, source, made):
         if source.name != "input" and source.zero:
             raise ValueError(f"{made.name}: reads a map that may be negative; a padded value would not be zero")
-        node = {"op": "conv", "name": made.name, "in": [source.name], "kernel": pair(layer.kernel_size),
-                "stride": pair(layer.stride), "pad": pair(layer.padding)}
+        kernel, stride, pad = window(layer, source)
+        node = {"op": "conv", "name": made.name, "in": [source.name], "kernel": kernel, "stride": stride,
+                "pad": pad}
         factor, offset = fold(layer, norm)
         least = GAIN_MIN * made.step / np.maximum(np.abs(factor), 1e-12)
         if isinstance(layer, HalutConv2d):
@@ -257,7 +313,7 @@ class Exporter:
             table, scale, constant = halut_table(layer, least)
             self.add_halut(made.name, layer, source, table)
         else:
-            weight = spread(layer) * source.step.reshape(1, -1, 1, 1)
+            weight = spread(layer, source) * source.step.reshape(1, -1, 1, 1)
             scale = np.maximum(np.abs(weight).max((1, 2, 3)) / 127, least)
             table = np.rint(weight / scale.reshape(-1, 1, 1, 1)).astype(np.int8)
             constant = np.zeros(len(scale))
@@ -283,7 +339,8 @@ class Exporter:
 
     def add_halut(self, name, layer, source, table):
         split = layer.split.numpy().astype(np.uint16)
-        area = layer.kernel_size[0] * layer.kernel_size[1]
+        kernel = window(layer, source)[0]
+        area = kernel[0] * kernel[1]
         threshold = layer.threshold.detach().numpy().astype(np.float64)
         channel = split // area
         whole = np.zeros(threshold.shape)
@@ -302,7 +359,6 @@ class Exporter:
         self.graph.append({"op": "add", "name": made.name, "in": [a.name, b.name], "zero": zero})
 
     def emit_pool(self, op, kernel, stride, source, made):
-        made.zero = source.zero
         self.graph.append({"op": op, "name": made.name, "in": [source.name], "kernel": kernel, "stride": stride})
 
     def emit_linear(self, layer, source):
@@ -323,14 +379,42 @@ def pair(value):
     return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
 
 
+def window(layer, source):
+    """kernel, stride, padding; a linear layer is a window over the whole of its map."""
+    if isinstance(layer, LINEAR):
+        return [int(size) for size in source.shape[1:]], [1, 1], [0, 0]
+    return pair(layer.kernel_size), pair(layer.stride), pair(layer.padding)
+
+
+def check_convolution(node):
+    layer = node.module
+    if pair(layer.dilation) != [1, 1] or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        raise ValueError(f"{node.name}: only zero padding given as numbers, and no dilation")
+
+
+def span(below, above, zero):
+    """The steps that hold -below and above, given the zero point."""
+    return np.maximum(below / zero if zero else 0 * below, above / (255 - zero))
+
+
+def zero_point(below, above):
+    """The zero point of a map whose channels reach from -below to above: 0 if none is negative, else the one
+    that makes the steps finest on the (geometric) average. At most 127, so that two such maps can be added."""
+    if below.max() <= 0:
+        return 0
+    return min(range(1, 128), key=lambda zero: np.log(np.maximum(span(below, above, zero), 1e-8)).sum())
+
+
 def fold(layer, norm):
     """factor, offset per output: result = factor * (what the tables or weights give) + offset."""
-    outputs = layer.out_channels
+    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     bias = layer.bias.detach().double().numpy() if layer.bias is not None else np.zeros(outputs)
     if norm is None:
         return np.ones(outputs), bias
-    factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().double().numpy()
-    return factor, factor * (bias - norm.running_mean.double().numpy()) + norm.bias.detach().double().numpy()
+    weight = norm.weight if norm.affine else torch.ones(outputs)
+    shift = norm.bias.detach().double().numpy() if norm.affine else 0
+    factor = (weight / torch.sqrt(norm.running_var + norm.eps)).detach().double().numpy()
+    return factor, factor * (bias - norm.running_mean.double().numpy()) + shift
 
 
 def halut_table(layer, least=1e-12):
@@ -343,9 +427,11 @@ def halut_table(layer, least=1e-12):
     return np.rint(rows / step.reshape(-1, 1, 1)).astype(np.int8), step, middle.sum((1, 2))
 
 
-def spread(layer):
-    """Weights of a convolution as [outputs][all inputs][ky][kx], zero between groups."""
+def spread(layer, source):
+    """Weights of a dense layer as [outputs][all inputs][ky][kx], zero between groups."""
     weight = layer.weight.detach().double().numpy()
+    if isinstance(layer, nn.Linear):
+        return weight.reshape(len(weight), *source.shape)
     if layer.groups == 1:
         return weight
     full = np.zeros((weight.shape[0], layer.in_channels, *weight.shape[2:]))
@@ -358,7 +444,7 @@ def spread(layer):
 def always_right(whole, table):
     """A negative threshold sends every u8 right, which no u8 threshold can say: make the left subtree a copy
     of the right one instead, deepest levels first."""
-    for codebook, node in zip(*np.nonzero(whole < 0)):
+    for codebook, node in reversed(list(zip(*np.nonzero(whole < 0)))):
         left, right, width = 2 * node, 2 * node + 1, 1
         while left < 16:
             whole[codebook, left:left + width] = whole[codebook, right:right + width]

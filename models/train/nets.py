@@ -45,7 +45,7 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         x = self.blocks(F.relu(self.bn1(self.conv1(x))))
-        x = F.avg_pool2d(x, x.size(3))
+        x = F.adaptive_avg_pool2d(x, 1)
         return self.fc(x.view(x.size(0), -1))
 
 

@@ -1,0 +1,281 @@
+#!/usr/bin/python3
+# test: exported networks: every map against the float layer, the C program against reference.py bit for bit
+# timeout: 180
+"""The exported file is run by models/reference.py. Each of its maps must be what the float layer gives on the map
+before it, rounded to the grid; so errors do not hide behind each other. The C program must then agree exactly."""
+import json
+import os
+import subprocess
+import unittest
+
+import train_support
+
+torch = train_support.need_torch()
+import numpy as np  # noqa: E402
+import reference  # noqa: E402
+import torch.nn as nn  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from train import export as exporter  # noqa: E402
+from train.convert import convert  # noqa: E402
+from train.layers import HalutConv2d, HalutLinear  # noqa: E402
+from train.nets import NETS  # noqa: E402
+
+ZERO, SCALE = (125, 123, 114), 63.0
+
+
+def photos(count, size, seed):
+    """Smooth u8 pictures [count][3][size][size] with all levels in them."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(-40, 295, (count, 3, 4, 4)).astype(np.float32))
+    fine = F.interpolate(coarse, size=(size, size), mode="bilinear").numpy() + rng.normal(0, 6, (count, 3, size, size))
+    return np.clip(fine, 0, 255).astype(np.uint8)
+
+
+def floats(images):
+    return (torch.from_numpy(images).float() - torch.tensor(ZERO).view(1, 3, 1, 1)) / SCALE
+
+
+def randomise(model, images, seed):
+    """Random trees, tables and batch norms of both signs; some thresholds negative; statistics measured."""
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, HalutConv2d):
+                edges = layer.ranges()
+                split = np.array([rng.integers(edges[c], edges[c + 1], 4) for c in range(layer.codebooks)])
+                layer.split.copy_(torch.from_numpy(split))
+                layer.threshold.copy_(torch.from_numpy(rng.normal(0.4, 0.5, layer.threshold.shape)))
+                layer.set_rows(torch.from_numpy(rng.normal(size=(layer.codebooks, 16, layer.out_channels))).float())
+            if isinstance(layer, (nn.BatchNorm2d, nn.BatchNorm1d)):
+                layer.weight.copy_(torch.from_numpy(rng.uniform(0.4, 1.2, layer.num_features) *
+                                                    rng.choice([-1, 1], layer.num_features)))
+                layer.bias.copy_(torch.from_numpy(rng.normal(0, 0.3, layer.num_features)))
+                layer.momentum = None
+    model.train()
+    with torch.no_grad():
+        model(floats(images))
+    return model.eval()
+
+
+class Everything(nn.Module):
+    """Strides, groups, 5x5, 1x1, both kinds of addition, both pools, a hidden and a looked-up linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.bn0 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.down, self.bn1 = HalutConv2d(8, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12)
+        self.side, self.bn2 = HalutConv2d(12, 12, 3, 1, 1, groups=3), nn.BatchNorm2d(12)
+        self.wide, self.bn3 = HalutConv2d(12, 12, 5, 1, 2, codebooks=7), nn.BatchNorm2d(12)
+        self.short = nn.Conv2d(12, 10, 1, 2, bias=False)
+        self.long, self.bn4 = HalutConv2d(12, 10, 3, 2, 1), nn.BatchNorm2d(10)
+        self.plain = nn.Conv2d(10, 6, 3, padding=1, groups=2)
+        self.hidden, self.bn5 = nn.Linear(6 * 4, 9), nn.BatchNorm1d(9)
+        self.looked = HalutLinear(9, 7)
+        self.last = nn.Linear(7, 10)
+        self.pool, self.relu = nn.MaxPool2d(2), nn.ReLU()
+
+    def forward(self, x):
+        x = F.relu(self.bn0(self.first(x)))
+        x = self.relu(self.bn1(self.down(x)))
+        x = x + F.relu(self.bn2(self.side(x)))      # ReLU before the addition
+        x = torch.relu(self.bn3(self.wide(x)) + x)  # and behind it
+        x = F.relu(self.bn4(self.long(x)) + self.short(x))
+        x = F.avg_pool2d(x, 2)
+        x = self.relu(self.pool(self.plain(x)))     # the ReLU behind the pool
+        x = F.relu(self.bn5(self.hidden(torch.flatten(x, 1))))
+        return self.last(self.relu(self.looked(x))) * 0.25
+
+
+def made_from(model, images):
+    """Exporter after emit, tensors and metadata as read back from a file."""
+    made = exporter.Exporter(model, [floats(images)], ZERO, SCALE)
+    with train_support.folder() as folder:
+        path = os.path.join(folder, "m.safetensors")
+        exporter.export(model, path, [floats(images)], "m", "abcdefghij", ZERO, SCALE)
+        tensors, metadata = reference.load(path)
+    made.emit()
+    return made, tensors, metadata
+
+
+class Maps(unittest.TestCase):
+    def check(self, model, images):
+        made, tensors, metadata = made_from(model, images)
+        for image in images[:2]:
+            logits, maps = reference.network(tensors, metadata, image)
+            maps["input"] = image.astype(np.int64)
+            for kind, *rest in made.steps:
+                with self.subTest(step=(rest[-1].name if kind != "linear" else kind)):
+                    getattr(self, "check_" + kind)(made, maps, *rest)
+            self.check_logits(made, maps, logits, metadata)
+
+    @staticmethod
+    def real(maps, made):
+        """The values that the integers of a map stand for."""
+        zero = np.array(ZERO) if made.name == "input" else np.full(made.shape[0], made.zero)
+        return made.step.reshape(-1, 1, 1) * (maps[made.name].astype(np.float64) - zero.reshape(-1, 1, 1))
+
+    def compare(self, maps, made, want, slack):
+        """want [M][h][w] in steps; slack [M] in steps besides the rounding."""
+        want = np.clip(want / made.step.reshape(-1, 1, 1) + made.zero, 0, 255)
+        error = np.abs(maps[made.name] - want).max((1, 2))
+        self.assertTrue((error <= 0.5 + slack).all(), f"{made.name}: {error.max():.2f} steps, allowed {slack.max()}")
+
+    def check_convolution(self, _, maps, layer, norm, source, made):
+        x = torch.from_numpy(self.real(maps, source))[None]
+        with torch.no_grad():
+            flat = isinstance(layer, (nn.Linear, HalutLinear))
+            y = layer.float()((x.flatten(1) if flat else x).float())
+            y = norm(y) if norm is not None else y
+        y = y[0].double().numpy().reshape(made.shape)
+        relu = made.low.min() >= 0
+        factor = np.abs(exporter.fold(layer, norm)[0])
+        if isinstance(layer, HalutConv2d):
+            rows = layer.rows().detach().numpy()
+            unit = (rows.max(1) - rows.min(1)).max(0) / 254
+            slack = layer.codebooks * 0.5 * factor * unit / made.step
+        else:
+            weight = exporter.spread(layer, source) * source.step.reshape(1, -1, 1, 1)
+            unit = np.maximum(np.abs(weight).max((1, 2, 3)) / 127, 258 / 65536 * made.step / factor)
+            slack = weight[0].size * 255 * 0.5 * factor * unit / made.step / 4
+        self.compare(maps, made, np.maximum(y, 0) if relu else y, slack + 0.05 + 255 * 0.5 / 300)
+
+    def check_add(self, _, maps, a, b, relu, made):
+        y = self.real(maps, a) + self.real(maps, b)
+        self.compare(maps, made, np.maximum(y, 0) if relu else y, np.full(made.shape[0], -0.49))
+
+    def check_pool(self, _, maps, op, kernel, stride, source, made):
+        x = torch.from_numpy(self.real(maps, source))
+        y = (F.max_pool2d if op == "maxpool" else F.avg_pool2d)(x, kernel, stride).numpy()
+        self.compare(maps, made, y, np.full(made.shape[0], -0.49 if op == "maxpool" else 0.01))
+
+    def check_linear(self, *_):
+        pass  # check_logits looks at it
+
+    def check_logits(self, made, maps, logits, metadata):
+        layer, source = made.steps[-1][1:]
+        y = layer(torch.from_numpy(self.real(maps, source)).float().flatten()[None])[0].detach().numpy()
+        scale = float(metadata["halut.logit_scale"])
+        factor = 0.25 if hasattr(layer, "scaled") else 1.0
+        limit = 255 * 0.5 * source.step.mean() * np.abs(layer.weight.detach().numpy()).max() / 127 * layer.in_features
+        self.assertLess(np.abs(scale * logits - factor * y).max(), limit)
+
+    def test_of_a_network_with_every_kind_of_layer(self):
+        images = photos(24, 32, 1)
+        model = randomise(Everything(), images, 1)
+        model.last.scaled = True
+        self.check(model, images)
+
+    def test_of_the_other_networks(self):
+        images = photos(12, 32, 2)
+        for name, make in NETS.items():
+            model = make()
+            for inner, module in list(model.named_modules()):
+                if isinstance(module, nn.Conv2d) and inner != "conv1":
+                    exporter_like(model, inner, module)
+            self.check(randomise(model, images, 3), images)
+
+
+def exporter_like(model, name, module):
+    from train.convert import halut_like, replace
+    replace(model, name, halut_like(module))
+
+
+class Agreement(unittest.TestCase):
+    """Converted by the C learner, exported, and run: float and integer network must answer alike."""
+
+    def test_converted_resnet8_answers_as_in_float(self):
+        images = photos(400, 32, 5)
+        model = NETS["resnet8"]()
+        with torch.no_grad():
+            for layer in model.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.weight.uniform_(0.5, 1.5)
+                    layer.bias.normal_(0, 0.3)
+                    layer.momentum = None
+            model.train()
+            model(floats(images))
+        convert(model.eval(), images, program=train_support.PROGRAM, report=lambda *_: None)
+        _, tensors, metadata = made_from(model, images)
+        with torch.no_grad():
+            want = model(floats(images[:48])).numpy()
+        got = reference.run(tensors, metadata, images[:48]) * float(metadata["halut.logit_scale"])
+        spread = want.std(0).mean()
+        self.assertGreaterEqual((got.argmax(1) == want.argmax(1)).mean(), 0.9)
+        self.assertLess(np.sqrt(np.square(got - want).mean()) / spread, 0.25)
+
+
+class Program(unittest.TestCase):
+    def agree(self, model, images):
+        """`halut check` replays the golden example that reference.py computed."""
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "m.safetensors")
+            exporter.export(model, path, [floats(images)], "m", [str(i) for i in range(10)], ZERO, SCALE)
+            tensors, metadata = reference.load(path)
+            x = np.concatenate([images[:5], np.random.default_rng(7).integers(0, 256, (3, 3, 32, 32), np.uint8)])
+            golden = reference.run(tensors, metadata, x)
+            self.assertGreater(len(np.unique(golden)), 40)
+            reference.save(path, {**tensors, "golden.input": x, "golden.output": golden}, metadata)
+            for cpu in ("ref", "avx512"):
+                done = subprocess.run([train_support.PROGRAM, "check", "--cpu", cpu, path], text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                self.assertEqual(done.returncode, 0, done.stdout)
+            golden[-1, -1] += 1
+            reference.save(path, {**tensors, "golden.input": x, "golden.output": golden}, metadata)
+            done = subprocess.run([train_support.PROGRAM, "check", path], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+            self.assertNotEqual(done.returncode, 0)
+
+    def test_equals_the_reference_on_every_kind_of_layer(self):
+        images = photos(24, 32, 1)
+        self.agree(randomise(Everything(), images, 1), images)
+
+    def test_equals_the_reference_on_the_other_networks(self):
+        images = photos(12, 32, 2)
+        for make in NETS.values():
+            model = make()
+            for name, module in list(model.named_modules()):
+                if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and name != "conv1":
+                    exporter_like(model, name, module)
+            self.agree(randomise(model, images, 3), images)
+
+
+class Refusals(unittest.TestCase):
+    def refuses(self, text, *layers, end=True):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), *layers)
+        if end:
+            model.extend([nn.Flatten(), nn.LazyLinear(10)])
+            model(torch.zeros(1, 3, 8, 8))
+        with self.assertRaisesRegex(ValueError, text):
+            made_from(model, photos(4, 8, 1))
+
+    def test_names_the_layer_and_the_reason(self):
+        self.refuses("has no integer form", nn.Sigmoid())
+        self.refuses("padded or dilated pooling", nn.MaxPool2d(3, 2, 1))
+        self.refuses("ceil_mode", nn.MaxPool2d(3, 2, ceil_mode=True))
+        self.refuses("unequal windows", nn.AdaptiveAvgPool2d(3))
+        self.refuses("no dilation", nn.Conv2d(4, 4, 3, padding=2, dilation=2), nn.ReLU())
+        self.refuses("may be negative", nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU())
+        self.refuses("last layer must be", nn.Flatten(), HalutLinear(4 * 64, 10), end=False)
+
+    def test_pools_to_the_size_that_an_adaptive_pool_asks_for(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+                              nn.Linear(16, 10))
+        made, _, metadata = made_from(model, photos(4, 8, 1))
+        self.assertEqual(made.steps[1][2], [4, 4])
+        self.assertEqual(json.loads(metadata["halut.graph"])[1]["kernel"], [4, 4])
+
+
+class ZeroPoints(unittest.TestCase):
+    def test_hold_channels_that_lean_to_either_side(self):
+        low, high = np.array([1.0, 0.0, 0.2]), np.array([0.0, 1.0, 0.9])
+        zero = exporter.zero_point(low, high)
+        step = exporter.span(low, high, zero)
+        self.assertTrue((low <= zero * step + 1e-9).all() and (high <= (255 - zero) * step + 1e-9).all())
+        self.assertLess(step.max(), 4 / 255)
+
+    def test_of_maps_without_negative_values_are_zero(self):
+        self.assertEqual(exporter.zero_point(np.zeros(2), np.ones(2)), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,258 @@
+#!/usr/bin/python3
+# test: training kernels and layers against plain NumPy, gradients against finite differences
+# timeout: 120
+"""The reference here is loops over positions, levels and rows; it shares nothing with what it checks."""
+import ctypes
+import unittest
+
+import train_support
+
+torch = train_support.need_torch()
+import numpy as np  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from train import kernels, layers  # noqa: E402
+from train.convert import halut_like, random_patches  # noqa: E402
+from train.layers import HalutConv2d, HalutLinear, padded  # noqa: E402
+
+# images, channels, height, width, kernel, stride, padding, codebooks, outputs, groups
+SHAPES = [
+    (2, 5, 9, 9, 3, 1, 1, 5, 70, 1),
+    (2, 6, 9, 7, 3, 2, 1, 6, 64, 1),
+    (2, 6, 8, 8, 3, 2, 1, 6, 10, 2),
+    (1, 3, 7, 8, 5, 1, 2, 3, 130, 1),
+    (2, 4, 6, 5, 3, 1, 0, 7, 20, 1),     # 36 columns in 7 codebooks
+    (1, 4, 6, 6, 3, 1, 2, 4, 12, 4),
+    (3, 9, 4, 4, 1, 1, 0, 2, 65, 1),     # 9 columns in 2 codebooks
+    (2, 17, 5, 5, 1, 2, 0, 17, 3, 1),
+    (1, 2, 5, 6, (2, 3), 1, 1, 4, 8, 1),
+    (2, 20, 1, 1, 3, 1, 1, 20, 6, 1),
+]
+
+
+def im2col(x, kernel, stride, pad):
+    """x [n][c][h][w] to [positions][columns]."""
+    n, channels, height, width = x.shape
+    out_h, out_w = [(s + 2 * pad - k) // stride + 1 for s, k in zip((height, width), kernel)]
+    rows = np.zeros((n * out_h * out_w, channels * kernel[0] * kernel[1]), x.dtype)
+    for p in range(len(rows)):
+        image, oy, ox = p // (out_h * out_w), p // out_w % out_h, p % out_w
+        for column in range(rows.shape[1]):
+            c, ky, kx = column // (kernel[0] * kernel[1]), column // kernel[1] % kernel[0], column % kernel[1]
+            y, xx = oy * stride + ky - pad, ox * stride + kx - pad
+            if 0 <= y < height and 0 <= xx < width:
+                rows[p, column] = x[image, c, y, xx]
+    return rows
+
+
+def descend(values, threshold, node, level):
+    while level < 4:
+        node = 2 * node + int(values[level] > threshold[node])
+        level += 1
+    return node - 16
+
+
+def reference_codes(layer, columns):
+    split, threshold = layer.split.numpy(), layer.threshold.detach().numpy()
+    return np.array([[descend(row[split[c]], threshold[c], 1, 0) for row in columns]
+                     for c in range(layer.codebooks)], np.uint8)
+
+
+def random_layer(shape, seed, whole):
+    """A layer and an input; whole numbers make every sum exact and every tie happen."""
+    n, channels, height, width, kernel, stride, pad, codebooks, outputs, groups = shape
+    rng = np.random.default_rng(seed)
+    layer = HalutConv2d(channels, outputs, kernel, stride, pad, groups, codebooks=codebooks)
+    edges = layer.ranges()
+    layer.split.copy_(torch.tensor([rng.integers(edges[c], edges[c + 1], 4) for c in range(codebooks)]))
+
+    def draw(*size):
+        values = rng.integers(-3, 4, size) if whole else rng.normal(size=size)
+        return torch.from_numpy(values.astype(np.float32))
+    with torch.no_grad():
+        layer.threshold.copy_(draw(codebooks, 16))
+        layer.set_rows(draw(codebooks, 16, outputs))
+        layer.bias.copy_(draw(outputs))
+    return layer, draw(n, channels, height, width)
+
+
+def columns_of(layer, x):
+    return im2col(x.numpy(), layer.kernel_size, layer.stride, layer.padding)
+
+
+class Kernels(unittest.TestCase):
+    def each(self, whole):
+        for seed, shape in enumerate(SHAPES):
+            with self.subTest(shape=shape):
+                yield random_layer(shape, seed, whole)
+
+    def test_encode_walks_the_tree_and_ties_go_left(self):
+        for layer, x in self.each(True):
+            self.assertTrue(np.array_equal(layer.codes(x).numpy(), reference_codes(layer, columns_of(layer, x))))
+
+    def test_forward_adds_the_rows_that_the_codes_name(self):
+        for layer, x in self.each(True):
+            codes, rows = reference_codes(layer, columns_of(layer, x)), layer.rows().detach().numpy()
+            want = sum(rows[c, codes[c]] for c in range(layer.codebooks)) + layer.bias.detach().numpy()
+            y = layer(x).detach().permute(0, 2, 3, 1).reshape(len(want), -1).numpy()
+            self.assertTrue(np.array_equal(y, want))
+
+    def test_table_gradient_scatters_the_output_gradient(self):
+        for layer, x in self.each(True):
+            codes = reference_codes(layer, columns_of(layer, x))
+            y = layer(x)
+            grad = torch.randint(-4, 5, y.shape).float()
+            y.backward(grad)
+            flat = grad.permute(0, 2, 3, 1).reshape(codes.shape[1], -1).numpy()
+            want = np.zeros((layer.codebooks, 16, layer.out_channels), np.float32)
+            for c in range(layer.codebooks):
+                np.add.at(want[c], codes[c], flat)
+            full = layer.table.grad.permute(1, 2, 0, 3).reshape(layer.codebooks, 16, -1)
+            self.assertTrue(np.array_equal(full[..., :layer.out_channels].numpy(), want))
+            self.assertEqual(full[..., layer.out_channels:].abs().sum().item(), 0)
+            self.assertTrue(torch.equal(layer.bias.grad, grad.sum((0, 2, 3))))
+
+    def test_table_gradient_agrees_with_finite_differences(self):
+        for layer, x in self.each(False):
+            weight = torch.randn_like(layer(x).detach())
+
+            def loss():
+                y = layer(x)
+                return (weight * y + 0.1 * y * y).double().sum()
+            loss().backward()
+            rng = np.random.default_rng(3)
+            for _ in range(6):
+                at = tuple(rng.integers(0, s) for s in layer.table.shape)
+                with torch.no_grad():
+                    old = layer.table[at].item()
+                    layer.table[at] = old + 0.125
+                    up = loss()
+                    layer.table[at] = old - 0.125
+                    down = loss()
+                    layer.table[at] = old
+                got, want = layer.table.grad[at].item(), ((up - down) / 0.25).item()
+                if at[0] * layers.BLOCK + at[3] < layer.out_channels:
+                    self.assertAlmostEqual(got, want, delta=1e-3 + 1e-3 * abs(want))
+
+    def test_threshold_gradient_is_what_the_other_way_would_change(self):
+        for layer, x in self.each(False):
+            layer.train()
+            layer(x)
+            layer.refresh()
+            columns, g = columns_of(layer, x), layer.geometry(x)
+            grad = torch.randn(len(columns), padded(layer.out_channels))
+            along = (layer.direction @ grad.t()).contiguous()
+            got = torch.zeros_like(layer.threshold)
+            kernels.library.threshold_gradient(
+                ctypes.byref(g), kernels.pointer(x), layer.codebooks, kernels.pointer(layer.split),
+                kernels.pointer(layer.threshold.detach()), kernels.pointer(layer.window),
+                kernels.pointer(layer.basis), kernels.pointer(along), kernels.pointer(got))
+            want = self.threshold_reference(layer, columns, along.numpy())
+            self.assertLess(np.abs(got.numpy() - want).max(), 1e-4 * (1 + np.abs(want).max()))
+            self.assertGreater(np.abs(want).max(), 0)
+
+    @staticmethod
+    def threshold_reference(layer, columns, along):
+        along = along.reshape(layer.codebooks, layers.RANK, -1)
+        split, threshold = layer.split.numpy(), layer.threshold.detach().numpy()
+        basis, window = layer.basis.numpy(), layer.window.numpy()
+        want = np.zeros((layer.codebooks, 16))
+        for c in range(layer.codebooks):
+            for p, row in enumerate(columns):
+                values, node = row[split[c]], 1
+                leaf = descend(values, threshold[c], 1, 0)
+                for level in range(4):
+                    right = int(values[level] > threshold[c, node])
+                    other = descend(values, threshold[c], 2 * node + 1 - right, level + 1)
+                    weight = max(0, 1 - abs(values[level] - threshold[c, node]) / window[c])
+                    change = (basis[c, :, leaf] - basis[c, :, other]) @ along[c, :, p]
+                    want[c, node] += (-change if right else change) * weight / window[c]
+                    node = 2 * node + right
+        return want
+
+
+class Surrogate(unittest.TestCase):
+    def test_input_gradient_is_that_of_the_surrogate_convolution(self):
+        for seed, shape in enumerate(SHAPES):
+            for fast in (False, True):
+                with self.subTest(shape=shape, fast=fast):
+                    layer, x = random_layer(shape, seed, False)
+                    layer.train()
+                    layer(x)
+                    layer.refresh()
+                    layer.fast = fast
+                    mine, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+                    y = layer(mine)
+                    dense = F.conv2d(other, layer.surrogate, stride=layer.stride, padding=layer.padding,
+                                     groups=layer.groups)
+                    grad = torch.randn_like(y)
+                    y.backward(grad)
+                    dense.backward(grad)
+                    limit = (2e-2 if fast else 1e-5) * (1 + other.grad.abs().max().item())
+                    self.assertLess((mine.grad - other.grad).abs().max().item(), limit)
+
+    def test_surrogate_is_the_ridge_fit_of_the_looked_up_rows(self):
+        layer, x = random_layer(SHAPES[4], 1, False)
+        layer.train()
+        layer(x)
+        layer.refresh()
+        columns = columns_of(layer, x).astype(np.float64)
+        codes, rows, edges = reference_codes(layer, columns.astype(np.float32)), layer.rows().detach().numpy(), layer.ranges()
+        got = layer.surrogate.permute(1, 2, 3, 0).reshape(layer.columns, -1).numpy()
+        for c in range(layer.codebooks):
+            part = columns[:, edges[c]:edges[c + 1]]
+            part = part - part.mean(0)
+            square = part.T @ part
+            square += (0.05 * np.diag(square).mean() + 1e-6) * np.eye(len(square))
+            want = np.linalg.solve(square, part.T @ rows[c, codes[c]])
+            self.assertLess(np.abs(got[edges[c]:edges[c + 1]] - want).max(), 1e-4)
+
+    def test_directions_hold_a_table_of_low_rank_exactly(self):
+        layer, x = random_layer(SHAPES[0], 2, False)
+        low = torch.randn(5, 16, layers.RANK) @ torch.randn(5, layers.RANK, 70)
+        low -= low.mean(1, keepdim=True)
+        layer.set_rows(low + torch.randn(5, 1, 70))
+        layer.train()
+        layer(x)
+        layer.refresh()
+        direction = layer.direction.view(5, layers.RANK, -1)[..., :70]
+        self.assertLess((layer.basis.transpose(1, 2) @ direction - low).abs().max().item(), 1e-4)
+
+
+class Layers(unittest.TestCase):
+    def test_takes_the_shape_of_what_it_replaces(self):
+        for dense, shape in ((torch.nn.Conv2d(4, 6, 3, 2, 1, groups=2), (2, 4, 9, 8)),
+                             (torch.nn.Conv2d(3, 5, (1, 3), bias=False), (1, 3, 4, 7)),
+                             (torch.nn.Linear(9, 5), (4, 9)), (torch.nn.Linear(9, 5), (2, 3, 9))):
+            with self.subTest(dense=dense):
+                x = torch.randn(shape)
+                halut = halut_like(dense)
+                self.assertEqual(halut(x).shape, dense(x).shape)
+                self.assertEqual(halut.bias is None, dense.bias is None)
+
+    def test_linear_looks_up_each_row(self):
+        layer = HalutLinear(8, 3, codebooks=2)
+        with torch.no_grad():
+            layer.split.copy_(torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]]))
+            layer.set_rows(torch.arange(96.0).view(2, 16, 3))
+        self.assertEqual(layer(torch.tensor([[1.0, 0, 0, 0, 0, 0, 0, 1]]))[0].tolist(), [75, 77, 79])
+
+    def test_refuses_what_it_cannot_do(self):
+        for dense, text in ((torch.nn.Conv2d(3, 3, 3, dilation=2), "dilation"),
+                            (torch.nn.Conv2d(3, 3, 3, padding="same"), "padding"),
+                            (torch.nn.Conv2d(3, 3, 3, stride=(1, 2)), "alike")):
+            with self.assertRaisesRegex(ValueError, text):
+                halut_like(dense)
+        with self.assertRaisesRegex(ValueError, "10 codebooks for 9 columns"):
+            HalutConv2d(1, 1, 3, codebooks=10)
+
+    def test_samples_rows_of_the_im2col_matrix(self):
+        for seed, shape in enumerate(SHAPES):
+            layer, x = random_layer(shape, seed, False)
+            dense = torch.nn.Conv2d(shape[1], 1, layer.kernel_size, layer.stride, layer.padding)
+            every = sorted(map(tuple, columns_of(layer, x)))
+            rows = random_patches(dense, x, len(every), np.random.default_rng(0))
+            self.assertEqual(sorted(map(tuple, rows.numpy())), every)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -32,7 +32,8 @@ object = $(patsubst %.c,$(BUILD)/%.o,$(1))
 BLAS_LIBS ?= -llapacke -lopenblas
 CORE_LIBS = $(RTL_LIBS) -lm
 MODEL_LIBS = -ljansson -lnettle $(BLAS_LIBS) -lpthread $(CORE_LIBS)
-SERVER_LIBS = -lmicrohttpd -luv -lspng -ljpeg -lz $(MODEL_LIBS)
+PICTURE_LIBS = -lspng -ljpeg -lz
+SERVER_LIBS = -lmicrohttpd -luv $(PICTURE_LIBS) $(MODEL_LIBS)
 
 # The data set for the accuracy tests: the official binary layout, where `make data` put it or where this points.
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
@@ -53,8 +54,8 @@ $(BUILD)/%.o: %.c
 $(BUILD)/libhalut.a: $(call object,$(CORE_SRC) $(MODEL_SRC) $(RTL_SRC)) $(RTL_OBJ)
 	rm -f $@ && ar rcs $@ $^
 
-$(BUILD)/halut: $(call object,$(CLI_SRC)) $(BUILD)/libhalut.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(MODEL_LIBS)
+$(BUILD)/halut: $(call object,$(CLI_SRC) server/image.c) $(BUILD)/libhalut.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(PICTURE_LIBS) $(MODEL_LIBS)
 $(BUILD)/halutd: $(call object,server/main.c $(SERVER_SRC)) $(BUILD)/libhalut.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(SERVER_LIBS)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call object,$(SERVER_SRC)) $(BUILD)/libhalut.a

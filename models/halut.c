@@ -6,8 +6,8 @@
 #include "../core/version.h"
 #include "cli.h"
 
-
-#define COMMAND_MAP(XX) XX(learn) XX(matmul) XX(eval) XX(bench) XX(show) XX(check) XX(serve)
+#define COMMAND_MAP(XX)                                                                            \
+  XX(learn) XX(matmul) XX(classify) XX(eval) XX(bench) XX(show) XX(check) XX(serve)
 
 #define XX(name) extern const struct halut_command halut_command_##name;
 COMMAND_MAP(XX)

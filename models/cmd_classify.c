@@ -1,0 +1,247 @@
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../server/image.h"
+#include "cli.h"
+
+enum { FILE_BYTES_MAX = 64 << 20, FILE_STEP = 1 << 16, TOP_DEFAULT = 5, BAR_WIDTH = 24 };
+
+struct classify_args {
+  const char *backend, *cpu, *fit;
+  uint64_t top;
+  bool json;
+};
+
+static const struct halut_option options[] = {
+    {"top", 'k', "N", "classes shown of each image (default 5)", HALUT_OPTION_COUNT,
+     offsetof(struct classify_args, top), 1, HALUT_LABELS_MAX},
+    {"fit", 'f', "NAME", "crop (default) or squash a picture of another shape", HALUT_OPTION_TEXT,
+     offsetof(struct classify_args, fit), 0, 0},
+    {"backend", 'b', "NAME[:KEY=VALUE,...]", "which backend computes (default cpu)",
+     HALUT_OPTION_TEXT, offsetof(struct classify_args, backend), 0, 0},
+    {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512", HALUT_OPTION_TEXT,
+     offsetof(struct classify_args, cpu), 0, 0},
+    {"json", 'j', NULL, "print a JSON array, one object an image", HALUT_OPTION_FLAG,
+     offsetof(struct classify_args, json), 0, 0},
+    {0}};
+
+struct classify {
+  const struct halut_command *command;
+  struct classify_args args;
+  const struct halut_model_info *info;
+  struct halut_session *session;
+  struct halut_image_options image;
+  uint8_t *planar;     /* [3][height][width] */
+  int32_t *logits;     /* [classes] */
+  double *probability; /* [classes] */
+  uint32_t *order;     /* [classes], most likely first, up to `top` */
+  json_t *results;     /* with --json */
+};
+
+/* Reads a whole file ("-" is the standard input); NULL after an error was printed. */
+static uint8_t *file_read(const struct halut_command *command, const char *path,
+                          size_t *bytes_out) {
+  bool standard = strcmp(path, "-") == 0;
+  FILE *file = standard ? stdin : fopen(path, "rb");
+  uint8_t *content = NULL;
+  size_t used = 0;
+  if (!file) {
+    halut_cli_error(command, HALUT_EXIT_FAILURE, "%s: cannot open: %s", path, strerror(errno));
+    return NULL;
+  }
+  for (size_t size = 0, got = 1; got > 0 && used <= FILE_BYTES_MAX; used += got) {
+    if (used == size) {
+      uint8_t *larger = realloc(content, size = size ? 2 * size : FILE_STEP);
+      if (!larger) {
+        halut_cli_error(command, HALUT_EXIT_FAILURE, "%s: no memory to read it", path);
+        goto fail;
+      }
+      content = larger;
+    }
+    got = fread(content + used, 1, size - used, file);
+  }
+  if (ferror(file)) {
+    halut_cli_error(command, HALUT_EXIT_FAILURE, "%s: cannot read: %s", path, strerror(errno));
+    goto fail;
+  }
+  if (used > FILE_BYTES_MAX) {
+    halut_cli_error(command, HALUT_EXIT_FAILURE, "%s: larger than %d bytes", path, FILE_BYTES_MAX);
+    goto fail;
+  }
+  if (!standard)
+    fclose(file);
+  *bytes_out = used;
+  return content;
+fail:
+  if (!standard)
+    fclose(file);
+  free(content);
+  return NULL;
+}
+
+/* Softmax of the logits, and the `top` likeliest classes: of equals, the first. */
+static void logits_rank(struct classify *classify) {
+  uint32_t classes = classify->info->classes;
+  double sum = 0, most = classify->logits[0];
+  for (uint32_t c = 1; c < classes; c++)
+    most = classify->logits[c] > most ? classify->logits[c] : most;
+  for (uint32_t c = 0; c < classes; c++) {
+    classify->probability[c] =
+        exp((double)classify->info->logit_scale * ((double)classify->logits[c] - most));
+    sum += classify->probability[c];
+    classify->order[c] = c;
+  }
+  for (uint32_t c = 0; c < classes; c++)
+    classify->probability[c] /= sum;
+  for (uint32_t i = 0; i < classify->args.top; i++) {
+    uint32_t best = i;
+    for (uint32_t c = i + 1; c < classes; c++) {
+      int32_t is = classify->logits[classify->order[c]],
+              top = classify->logits[classify->order[best]];
+      if (is > top || (is == top && classify->order[c] < classify->order[best]))
+        best = c;
+    }
+    uint32_t swap = classify->order[i];
+    classify->order[i] = classify->order[best];
+    classify->order[best] = swap;
+  }
+}
+
+static void result_text(const struct classify *classify, const char *path) {
+  printf("%s\n", path);
+  for (uint32_t i = 0; i < classify->args.top; i++) {
+    uint32_t c = classify->order[i];
+    char bar[BAR_WIDTH + 1];
+    size_t filled = (size_t)(classify->probability[c] * BAR_WIDTH + 0.5);
+    memset(bar, '#', filled);
+    bar[filled] = '\0';
+    printf("  %6.2f%%  %-16s %s\n", 100 * classify->probability[c], classify->info->labels[c], bar);
+  }
+}
+
+static void result_json(const struct classify *classify, const char *path,
+                        enum halut_image_kind kind) {
+  json_t *top = json_array();
+  for (uint32_t i = 0; i < classify->args.top; i++) {
+    uint32_t c = classify->order[i];
+    json_array_append_new(top,
+                          json_pack("{s:s, s:I, s:f, s:I}", "label", classify->info->labels[c],
+                                    "index", (json_int_t)c, "probability", classify->probability[c],
+                                    "logit", (json_int_t)classify->logits[c]));
+  }
+  json_array_append_new(classify->results,
+                        json_pack("{s:s%, s:s, s:o}", "file", path, strlen(path), "format",
+                                  halut_image_kind_name(kind), "top", top));
+}
+
+static int image_classify(struct classify *classify, const char *path) {
+  struct halut_diag diag = {0};
+  struct halut_image_info info = {0};
+  size_t bytes;
+  uint8_t *content = file_read(classify->command, path, &bytes);
+  if (!content)
+    return HALUT_EXIT_FAILURE;
+  int rc = halut_image_decode(content, bytes, &classify->image, classify->planar, &info, &diag);
+  free(content);
+  if (rc)
+    return halut_cli_fail(classify->command, path, rc, &diag);
+  struct halut_tensor in = {.data = classify->planar,
+                            .dtype = HALUT_U8,
+                            .rank = 4,
+                            .dim = {1, 3, classify->info->height, classify->info->width}};
+  struct halut_tensor out = {.data = classify->logits,
+                             .dtype = HALUT_I32,
+                             .rank = 2,
+                             .dim = {1, classify->info->classes, 1, 1}};
+  rc = halut_session_run(classify->session, &in, &out, NULL);
+  if (rc)
+    return halut_cli_fail(classify->command, path, rc, NULL);
+  logits_rank(classify);
+  if (classify->args.json)
+    result_json(classify, path, info.kind);
+  else
+    result_text(classify, path);
+  return HALUT_EXIT_OK;
+}
+
+/* Checks what the command line says against the model, and allocates. */
+static int classify_prepare(struct classify *classify, const char *path,
+                            const struct halut_model *model) {
+  const struct halut_model_info *info = classify->info;
+  int exit_code = HALUT_EXIT_FAILURE;
+  if (info->kind != HALUT_NETWORK || info->channels != 3)
+    return halut_cli_error(classify->command, exit_code, "%s: not a network that takes RGB images",
+                           path);
+  if (info->height > HALUT_IMAGE_TARGET_MAX || info->width > HALUT_IMAGE_TARGET_MAX)
+    return halut_cli_error(classify->command, exit_code,
+                           "%s: takes images larger than %d pixels a side", path,
+                           HALUT_IMAGE_TARGET_MAX);
+  bool squash = strcmp(classify->args.fit, "squash") == 0;
+  if (!squash && strcmp(classify->args.fit, "crop") != 0)
+    return halut_cli_error(classify->command, HALUT_EXIT_USAGE,
+                           "--fit takes crop or squash, not \"%s\"", classify->args.fit);
+  classify->image =
+      (struct halut_image_options){.width = info->width,
+                                   .height = info->height,
+                                   .fit = squash ? HALUT_IMAGE_SQUASH : HALUT_IMAGE_CROP,
+                                   .pixels_max = HALUT_IMAGE_PIXELS_DEFAULT};
+  if (classify->args.top > info->classes)
+    classify->args.top = info->classes;
+  classify->planar = malloc((size_t)3 * info->height * info->width);
+  classify->logits = calloc(info->classes, sizeof(*classify->logits));
+  classify->probability = calloc(info->classes, sizeof(*classify->probability));
+  classify->order = calloc(info->classes, sizeof(*classify->order));
+  classify->results = json_array();
+  if (!classify->planar || !classify->logits || !classify->probability || !classify->order ||
+      !classify->results)
+    return halut_cli_error(classify->command, exit_code, "no memory for an image");
+  if (!halut_cli_session(classify->command, model, classify->args.backend, classify->args.cpu, 1,
+                         &classify->session, &exit_code))
+    return exit_code;
+  return HALUT_EXIT_OK;
+}
+
+static int classify_run(const struct halut_command *command, int argc, char **argv) {
+  struct classify classify = {.command = command,
+                              .args = {.backend = "cpu", .fit = "crop", .top = TOP_DEFAULT}};
+  struct halut_model *model = NULL;
+  int count, exit_code;
+  if (!halut_cli_parse(command, argc, argv, &classify.args, &count, &exit_code))
+    return exit_code;
+  if (!halut_cli_model(command, argv[0], &model))
+    return HALUT_EXIT_FAILURE;
+  classify.info = halut_model_info(model);
+  exit_code = classify_prepare(&classify, argv[0], model);
+  if (!exit_code) {
+    for (int i = 1; i < count; i++) { /* one bad image does not keep the others back */
+      int one = image_classify(&classify, argv[i]);
+      exit_code = one ? one : exit_code;
+    }
+    int finish = classify.args.json ? halut_cli_json(command, json_incref(classify.results))
+                                    : halut_cli_finish(command);
+    exit_code = exit_code ? exit_code : finish;
+  }
+  halut_session_close(classify.session);
+  json_decref(classify.results);
+  free(classify.planar);
+  free(classify.logits);
+  free(classify.probability);
+  free(classify.order);
+  halut_model_close(model);
+  return exit_code;
+}
+
+const struct halut_command halut_command_classify = {
+    .name = "classify",
+    .operands = "MODEL IMAGE...",
+    .summary = "Classify PNG, JPEG or raw images",
+    .details =
+        "An image is a PNG, a JPEG or, by its size, the raw red, green and blue plane (3,072 bytes "
+        "for\n"
+        "CIFAR-10); \"-\" is the standard input. Other sizes are scaled to what the model takes.",
+    .options = options,
+    .operands_min = 2,
+    .operands_max = -1,
+    .run = classify_run};

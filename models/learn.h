@@ -1,7 +1,10 @@
 /* learn.h: Maddness learning of one product A * B, from samples of A.
  *
- * Deterministic: the same rows, options and seed give the same bytes on every machine. Uses LAPACK
- * for one Cholesky factorisation; threads only through it and through `threads`.
+ * Deterministic: the same rows, options and seed give the same bytes for any number of threads (of
+ * ours or of BLAS), on machines for which BLAS picks the same kernels. Ties: the lowest boundary
+ * between distinct values wins, then the lowest column; equal goes left. Uses LAPACK for one
+ * Cholesky factorisation and BLAS for A * B, both on one thread at a time; their number of threads
+ * is changed meanwhile and put back, so nothing else in the process should multiply matrices then.
  *
  * Source: Blalock & Guttag 2021, sections 4.1 (tree), 4.2 (prototypes by ridge regression); here
  * the regression goes straight onto A * B, which gives the same tables without ever storing
@@ -16,14 +19,15 @@
 #include "../core/halut.h"
 
 struct halut_learn_options {
-  uint32_t codebooks;   /* 1..columns; contiguous ranges, the first columns % codebooks are wider */
-  double ridge;         /* lambda >= 0, in rows; the default 1 is the paper's */
-  uint32_t candidates;  /* split columns tried at each level, 0 = all of the codebook's */
-  size_t tree_rows;     /* rows the trees see, 0 = all; the regression sees all */
-  uint64_t seed;        /* which rows, when tree_rows < rows */
-  double heldout;       /* share of the rows kept for the report, 0..0.5 */
-  uint32_t threads;     /* 0 = all processors */
-  int by_output;        /* non-zero: choose splits by the error of the output (B's), not of A */
+  uint32_t codebooks;  /* 1..columns, at most 1024; contiguous ranges, the first columns % codebooks
+                          are wider */
+  double ridge;        /* lambda >= 0, in rows; the default 1 is the paper's */
+  uint32_t candidates; /* split columns tried at each level, 0 = all of the codebook's */
+  size_t tree_rows;    /* rows the trees see, 0 = all; the regression sees all */
+  uint64_t seed;       /* which rows, when tree_rows < rows */
+  double heldout;      /* share of the rows kept for the report, 0..0.5 */
+  uint32_t threads;    /* 0 = all processors */
+  int by_output;       /* non-zero: choose splits by the error of the output (B's), not of A */
   /* Optional. Called on the calling thread; a non-zero return cancels (HALUT_ECANCELED). */
   int (*progress)(void *self, const char *phase, size_t done, size_t total);
   void *self;
@@ -33,18 +37,19 @@ struct halut_learn_options {
  * whole. */
 struct halut_learned {
   uint32_t columns, codebooks, outputs;
-  uint32_t *split;     /* [codebooks][4] */
+  uint32_t *split;      /* [codebooks][4] */
   float *low, *inverse; /* [codebooks][4] */
-  uint8_t *threshold;  /* [codebooks][16] */
-  int8_t *table;       /* [outputs][codebooks][16] */
-  float *scale, *bias; /* [outputs] */
+  uint8_t *threshold;   /* [codebooks][16] */
+  int8_t *table;        /* [outputs][codebooks][16] */
+  float *scale, *bias;  /* [outputs] */
   /* On held-out rows (on the learning rows if there are none), over all outputs: */
   size_t heldout_rows;
-  double mse;          /* of the int8 program as it will be served */
-  double mse_float;    /* the same codes with float tables */
-  double mse_mean;     /* of predicting each output's mean over the learning rows */
-  double mse_int8;     /* of an exact product of int8 A (per tensor) and int8 B (per output) */
-  double variance;     /* of the exact product around its held-out column means, averaged */
+  double mse;       /* of the int8 program as it will be served */
+  double mse_float; /* the same codes with float tables */
+  double mse_mean;  /* of predicting each output's mean over the learning rows */
+  double mse_int8;  /* of an exact product of 8-bit A (affine, one scale) and int8 B (a scale an
+                       output) */
+  double variance;  /* of the exact product around its held-out column means, averaged */
 };
 
 /* One of a_f32 and a_u8 is given, [rows][columns]; b: [columns][outputs]; target: [rows][outputs]

@@ -21,9 +21,8 @@
 
 #include "learn_parts.h"
 
-#define TREE_TIE                                                                                   \
-  1e-11 /* of the squared length of all samples in question; double sums are good to about 1e-13   \
-         */
+/* Of the squared error in question; double sums are good to about 1e-13. */
+#define TREE_TIE 1e-11
 
 enum {
   TREE_NODES_MAX = HALUT_PROTOTYPES / 2,

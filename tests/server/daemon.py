@@ -1,0 +1,428 @@
+#!/usr/bin/env python3
+# test: the daemon over sockets: answers, refusals, limits, reload, drain
+# timeout: 300
+"""Starts HALUT_BUILD/halutd on a free port for each class of cases and talks to it over plain sockets."""
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+import zlib
+
+BUILD = os.environ.get("HALUT_BUILD", "build")
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+NETWORK = os.path.join(TOP, "models", "resnet9-cifar10.safetensors")
+PRODUCT = os.path.join(TOP, "models", "signal.safetensors")
+PIXELS = bytes(range(256)) * 12  # 3072 bytes
+
+
+class Daemon:
+    def __init__(self, *options, models=(NETWORK, PRODUCT)):
+        self.folder = tempfile.mkdtemp()
+        for path in models:
+            shutil.copy(path, self.folder)
+        self.log = open(os.path.join(self.folder, "log"), "w+")
+        command = [os.path.join(BUILD, "halutd"), "--listen", "127.0.0.1:0", "--models", self.folder, *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        line = self.process.stdout.readline()
+        if "listening on http://127.0.0.1:" not in line:
+            raise RuntimeError(f"no ready line: {line!r} {self.said()}")
+        self.port = int(line.rsplit(":", 1)[1])
+
+    def said(self):
+        self.log.flush()
+        with open(self.log.name) as file:
+            return file.read()
+
+    def connect(self, timeout=20):
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def send(self, raw):
+        """Sends bytes, returns all answers until the peer closes or is silent."""
+        with self.connect() as connection:
+            try:
+                connection.sendall(raw)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            return read_answer(connection)
+
+    def ask(self, method, path, body=b"", headers=()):
+        with self.connect() as connection:
+            head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
+            head += "".join(f"{name}: {value}\r\n" for name, value in headers)
+            connection.sendall(head.encode() + b"\r\n" + body)
+            return read_answer(connection, method == "HEAD")
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        self.process.stdout.close()
+        self.log.close()
+        shutil.rmtree(self.folder)
+        return code
+
+
+class Answer:
+    def __init__(self, status, headers, body):
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self):
+        return json.loads(self.body)
+
+    def error(self):
+        return self.json()["error"]
+
+
+def read_answer(connection, is_head=False):
+    """One answer, or None if the peer closes without one."""
+    data = b""
+    try:
+        while b"\r\n\r\n" not in data:
+            more = connection.recv(65536)
+            if not more:
+                return None
+            data += more
+        head, _, body = data.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines[1:])}
+        while not is_head and len(body) < int(headers.get("content-length", 0)):
+            more = connection.recv(65536)
+            if not more:
+                break
+            body += more
+    except (ConnectionResetError, socket.timeout):
+        return None
+    return Answer(int(lines[0].split()[1]), headers, body)
+
+
+def png(width, height, pixel=b"\x80\x40\x20"):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compress((b"\0" + pixel * width) * height)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) +
+            chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def npy(values, columns):
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values) // columns}, {columns}), }}"
+    head += " " * (-(len(head) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + struct.pack(f"<{len(values)}f", *values)
+
+
+class Serving(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon("--body-max", "100K", "--request-timeout-ms", "1000", "--rows-max", "64",
+                            "--image-pixels-max", "10000")
+
+    @classmethod
+    def tearDownClass(cls):
+        code = cls.daemon.stop()
+        assert code == 0, f"exit code {code}"
+
+    def ask(self, *args, **keys):
+        answer = self.daemon.ask(*args, **keys)
+        self.assertIsNotNone(answer, "no answer")
+        return answer
+
+    def refused(self, status, words, *args, **keys):
+        answer = self.ask(*args, **keys)
+        self.assertEqual(answer.status, status, answer.body)
+        self.assertIn(words, answer.error())
+        return answer
+
+    def test_health_and_models(self):
+        self.assertEqual(self.ask("GET", "/healthz").json(), {"status": "ready"})
+        models = {m["name"]: m for m in self.ask("GET", "/v1/models").json()["models"]}
+        self.assertEqual(models["resnet9-cifar10"]["classes"], 10)
+        self.assertEqual(models["signal"]["columns"], 8)
+        self.assertEqual(self.ask("GET", "/v1/models/signal").json()["outputs"], 3)
+        self.refused(404, "nobody", "GET", "/v1/models/nobody")
+
+    def test_every_form_of_an_image_gives_the_same_answer(self):
+        raw = self.ask("POST", "/v1/classify?top=10", PIXELS).json()
+        self.assertEqual(len(raw["top"]), 10)
+        self.assertAlmostEqual(sum(t["probability"] for t in raw["top"]), 1, places=4)
+        text = base64.b64encode(PIXELS).decode()
+        forms = {
+            "put": self.ask("PUT", "/v1/classify?top=10", PIXELS).json()["top"],
+            "b64": self.ask("POST", "/v1/classify", json.dumps({"image": {"b64": text}, "top": 10}).encode()).json()["top"],
+            "numbers": self.ask("POST", "/v1/classify?top=10", json.dumps({"instances": [list(PIXELS)]}).encode())
+            .json()["predictions"][0]["top"],
+            "pictures": self.ask("POST", "/v1/classify?top=10", json.dumps({"instances": [{"b64": text}]}).encode())
+            .json()["predictions"][0]["top"],
+            "form": self.ask("POST", "/v1/classify?top=10", b'--x\r\nContent-Disposition: form-data; name="image"; '
+                             b'filename="a"\r\n\r\n' + PIXELS + b"\r\n--x--\r\n",
+                             headers=[("Content-Type", "multipart/form-data; boundary=x")]).json()["top"],
+        }
+        for name, top in forms.items():
+            self.assertEqual(top, raw["top"], name)
+        self.assertEqual(self.ask("POST", "/v1/classify", png(40, 32)).status, 200)
+
+    def test_bad_images_are_named(self):
+        self.refused(400, "empty", "POST", "/v1/classify")
+        self.refused(400, "PNG", "POST", "/v1/classify", png(32, 32)[:-20])
+        self.refused(413, "image-pixels-max", "POST", "/v1/classify", png(200, 200))
+        self.refused(400, "instances", "POST", "/v1/classify", b'{"instances":[[1,2,3]]}')
+        self.refused(400, "instances[0][0]: 256", "POST", "/v1/classify", b'{"instances":[[256' + b",0" * 3071 + b"]]}")
+        self.refused(400, "b64", "POST", "/v1/classify", b'{"image":{"b64":"?"}}')
+        self.refused(400, "model", "POST", "/v1/classify", b'{"modle":"x","image":{"b64":""}}')
+        self.refused(400, "boundary", "POST", "/v1/classify", PIXELS, headers=[("Content-Type", "multipart/form-data")])
+        self.refused(404, "nobody", "POST", "/v1/classify?model=nobody", PIXELS)
+        self.refused(400, "top", "POST", "/v1/classify?top=0", PIXELS)
+        self.refused(400, "tpo", "POST", "/v1/classify?tpo=1", PIXELS)
+        self.refused(400, "backend", "POST", "/v1/classify?backend=gpu", PIXELS)
+
+    def test_products(self):
+        values = [((i * 7) % 5) / 5 for i in range(16)]
+        rows = [values[:8], values[8:]]
+        answer = self.ask("POST", "/v1/matmul", json.dumps({"model": "signal", "a": rows}).encode()).json()
+        self.assertEqual((answer["rows"], answer["columns"]), (2, 3))
+        same = self.ask("POST", "/v1/matmul?model=signal", npy(values, 8)).body
+        self.assertEqual(same[:6], b"\x93NUMPY")
+        flat = struct.unpack("<6f", same[-24:])
+        for got, wanted in zip(flat, sum(answer["c"], [])):
+            self.assertEqual(struct.pack("<f", got), struct.pack("<f", wanted))
+        one = self.ask("POST", "/v1/matmul", json.dumps({"a": rows[0]}).encode()).json()
+        self.assertEqual(one["c"][0], answer["c"][0])
+
+    def test_bad_matrices_are_named(self):
+        self.refused(400, "takes 8", "POST", "/v1/matmul", b'{"a":[[1,2,3]]}')
+        self.refused(400, "a[1]", "POST", "/v1/matmul", b'{"a":[[1,2,3,4,5,6,7,8],[1,2]]}')
+        self.refused(400, "a[0][2]", "POST", "/v1/matmul", b'{"a":[[1,2,NaN,4,5,6,7,8]]}')
+        self.refused(400, "a[0][1]", "POST", "/v1/matmul", npy([0, float("nan")] + [0] * 6, 8))
+        self.refused(400, "a", "POST", "/v1/matmul", b'{"model":"signal"}')
+        self.refused(413, "rows-max", "POST", "/v1/matmul", npy([0.0] * 8 * 65, 8))
+        self.refused(400, "", "POST", "/v1/matmul", npy([0.0] * 8, 8)[:-3])
+        self.refused(400, "", "POST", "/v1/matmul", b'{"a":[[1,')
+
+    def test_paths_and_methods(self):
+        self.refused(404, "/nowhere", "GET", "/nowhere")
+        answer = self.refused(405, "DELETE", "DELETE", "/v1/classify")
+        self.assertIn("POST", answer.headers["allow"])
+        self.assertEqual(self.ask("OPTIONS", "/v1/matmul").status, 204)
+        self.assertEqual(self.ask("HEAD", "/healthz").status, 200)
+        self.assertIn("text/html", self.ask("GET", "/").headers["content-type"])
+
+    def test_body_limits_hold_before_upload(self):
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 2000000000\r\nExpect: 100-continue\r\n\r\n"
+        answer = self.daemon.send(head)
+        self.assertEqual(answer.status, 413)
+        self.assertIn("body-max", answer.error())
+        flood = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+        flood += (b"4000\r\n" + b"x" * 0x4000 + b"\r\n") * 10 + b"0\r\n\r\n"
+        self.assertEqual(self.daemon.send(flood).status, 413)
+        self.assertEqual(self.ask("POST", "/healthz", b"").status, 405)
+
+    def test_ambiguous_framing_is_refused(self):
+        start = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\n"
+        cases = {
+            "both lengths": start + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "two lengths": start + b"Content-Length: 5\r\nContent-Length: 3\r\n\r\nhello",
+            "blank before colon": start + b"Content-Length : 5\r\n\r\nhello",
+            "another coding": start + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "folded": start + b"Transfer-Encoding: x\r\n chunked\r\n\r\n0\r\n\r\n",
+            "signed length": start + b"Content-Length: +5\r\n\r\nhello",
+            "no host": b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+        }
+        for name, raw in cases.items():
+            with self.subTest(name):
+                answer = self.daemon.send(raw)
+                self.assertIsNotNone(answer)
+                self.assertEqual(answer.status, 400)
+
+    def test_pipelined_requests_are_answered_in_order(self):
+        one = b"POST /v1/classify?top=%d HTTP/1.1\r\nHost: t\r\nContent-Length: 3072\r\n\r\n"
+        with self.daemon.connect() as connection:
+            connection.sendall(b"".join(one % n + PIXELS for n in range(1, 6)))
+            data = b""
+            while data.count(b"timing_us") < 5:
+                more = connection.recv(65536)
+                self.assertTrue(more, "closed early")
+                data += more
+        bodies = [json.loads(line) for line in data.split(b"\n") if line.startswith(b"{")]
+        self.assertEqual([len(body["top"]) for body in bodies], [1, 2, 3, 4, 5])
+
+    def test_a_dribbling_request_is_cut(self):
+        with self.daemon.connect() as connection:
+            start = time.time()
+            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 3072\r\n\r\n")
+            try:
+                while time.time() - start < 10:
+                    connection.sendall(b"x")
+                    time.sleep(0.2)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+            self.assertLess(time.time() - start, 8)
+
+    def test_broken_peers_do_no_harm(self):
+        whole = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 3072\r\n\r\n" + PIXELS
+        for cut in (10, 60, 500, len(whole)):
+            for _ in range(5):
+                connection = self.daemon.connect()
+                connection.sendall(whole[:cut])
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+        self.daemon.send(os.urandom(3000))
+        self.assertEqual(self.ask("POST", "/v1/classify", PIXELS).status, 200)
+
+    def test_metrics_count(self):
+        def success():
+            text = self.ask("GET", "/metrics").body.decode()
+            return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+                       if line.startswith("halutd_inference_success_total"))
+
+        before = success()
+        for _ in range(3):
+            self.ask("POST", "/v1/classify", PIXELS)
+        self.assertEqual(success(), before + 3)
+
+    def test_request_ids_are_echoed(self):
+        answer = self.ask("GET", "/healthz", headers=[("X-Request-Id", "abc-1")])
+        self.assertEqual(answer.headers["x-request-id"], "abc-1")
+
+
+class Limits(unittest.TestCase):
+    def test_a_full_queue_answers_503_and_loses_nothing(self):
+        daemon = Daemon("--queue-max", "2", "--workers", "1", "--batch-max", "1", "--cpu", "ref")
+        counts, lock = {}, threading.Lock()
+
+        def client():
+            for _ in range(4):
+                answer = daemon.ask("POST", "/v1/classify", PIXELS)
+                with lock:
+                    counts[answer.status] = counts.get(answer.status, 0) + 1
+                if answer.status == 503:
+                    assert answer.headers["retry-after"] == "1", answer.headers
+                    assert "queue-max" in answer.error(), answer.body
+
+        threads = [threading.Thread(target=client) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(sum(counts.values()), 48)
+        self.assertEqual(set(counts), {200, 503}, counts)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_connections_per_address(self):
+        daemon = Daemon("--connections-per-address-max", "3")
+        held = [daemon.connect() for _ in range(3)]
+        try:
+            extra = daemon.send(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")
+            self.assertIsNone(extra)
+        finally:
+            for connection in held:
+                connection.close()
+        time.sleep(0.3)
+        self.assertEqual(daemon.ask("GET", "/healthz").status, 200)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_late_jobs_get_504(self):
+        daemon = Daemon("--compute-timeout-ms", "1", "--workers", "1", "--cpu", "ref")
+        statuses = set()
+
+        def client():
+            statuses.add(daemon.ask("POST", "/v1/classify", PIXELS).status)
+
+        threads = [threading.Thread(target=client) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertIn(504, statuses)
+        self.assertLessEqual(statuses, {200, 504})
+        self.assertEqual(daemon.stop(), 0)
+
+
+class Lifecycle(unittest.TestCase):
+    def wait_for(self, condition):
+        for _ in range(100):
+            if condition():
+                return
+            time.sleep(0.05)
+        self.fail("it did not happen within five seconds")
+
+    def test_a_reload_adds_models_and_keeps_what_breaks(self):
+        daemon = Daemon(models=[NETWORK])
+        self.assertEqual(daemon.ask("POST", "/v1/matmul", b'{"a":[[0]]}').status, 400)
+        shutil.copy(PRODUCT, daemon.folder)
+        daemon.process.send_signal(signal.SIGHUP)
+        self.wait_for(lambda: b"signal" in daemon.ask("GET", "/v1/models").body)
+        path = os.path.join(daemon.folder, "signal.safetensors")
+        with open(path + ".new", "wb") as file:
+            file.write(b"broken")
+        os.rename(path + ".new", path)
+        daemon.process.send_signal(signal.SIGHUP)
+        self.wait_for(lambda: "the one being served stays" in daemon.said())
+        answer = daemon.ask("POST", "/v1/matmul", json.dumps({"a": [[0.5] * 8]}).encode())
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_requests_under_way_are_answered_at_the_end(self):
+        daemon = Daemon("--cpu", "ref", "--workers", "1")
+        answers = []
+
+        def client():
+            answers.append(daemon.ask("POST", "/v1/classify", PIXELS))
+
+        threads = [threading.Thread(target=client) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        self.wait_for(lambda: any(line.startswith("halutd_requests_in_progress") and not line.endswith(" 0")
+                                  for line in daemon.ask("GET", "/metrics").body.decode().splitlines()))
+        self.assertEqual(daemon.stop(), 0)
+        for thread in threads:
+            thread.join()
+        self.assertEqual([a.status for a in answers if a is not None], [200] * len(answers))
+
+    def test_both_backends_give_the_same(self):
+        try:
+            daemon = Daemon("--backend", "both", "--workers", "1")
+        except RuntimeError as error:
+            if "no \"rtl\" backend" in str(error):
+                self.skipTest("this build has no rtl backend")
+            raise
+        tops = [daemon.ask("POST", f"/v1/classify?top=10&backend={name}", PIXELS).json() for name in ("cpu", "rtl")]
+        self.assertEqual(tops[0]["top"], tops[1]["top"])
+        self.assertEqual([t["backend"] for t in tops], ["cpu", "rtl"])
+        self.assertGreater(tops[1]["device"]["cycles"], 0)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_startup_reports_every_problem(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("one", "two"):
+                with open(os.path.join(folder, name + ".safetensors"), "wb") as file:
+                    file.write(b"junk of " + name.encode() * 9)
+            done = subprocess.run([os.path.join(BUILD, "halutd"), "--models", folder, "--check-config"],
+                                  capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("one.safetensors", done.stderr)
+        self.assertIn("two.safetensors", done.stderr)
+
+    def test_an_unknown_option_gets_a_suggestion(self):
+        done = subprocess.run([os.path.join(BUILD, "halutd"), "--lisen", "x"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("listen", done.stderr)
+
+    def test_health_is_the_binarys_own(self):
+        daemon = Daemon()
+        program = os.path.join(BUILD, "halutd")
+        self.assertEqual(subprocess.run([program, "--health", f"http://127.0.0.1:{daemon.port}"]).returncode, 0)
+        self.assertEqual(daemon.stop(signal.SIGINT), 0)
+        done = subprocess.run([program, "--health", "http://127.0.0.1:1"], capture_output=True)
+        self.assertEqual(done.returncode, 1)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -64,15 +64,14 @@ async function start() {
 }
 
 function fill(id, kind, none) {
-  const names = models.filter((model) => model.kind === kind).map((model) => model.name);
+  const fit = models.filter((model) => model.kind === kind && (kind === "product" || model.channels === 3));
+  const names = fit.map((model) => model.name);
   by(id).replaceChildren(...names.map((name) => make("option", name, { value: name })));
   if (names.length === 0) by(id).append(make("option", none, { value: "" }));
   by(id).disabled = names.length === 0;
 }
 
 // ---- The picture ----
-
-const SIDE = 32;
 
 /** Weights of the triangle filter: for each of `target` pixels, [first source pixel, weights…, their sum]. */
 function spans(source, target) {
@@ -90,13 +89,19 @@ function spans(source, target) {
   });
 }
 
-/** RGBA pixels over white to planar u8 [3][32][32]; whole numbers below 2^53, as exact as the server's. */
-function reduce({ data, width, height }, squash) {
-  const side = Math.min(width, height);
-  const [w, h] = squash ? [width, height] : [side, side];
-  const [x0, y0] = [Math.floor((width - w) / 2), Math.floor((height - h) / 2)];
-  const [across, down] = [spans(w, SIDE), spans(h, SIDE)];
-  const rows = new Uint16Array(h * 3 * SIDE);
+/** The largest centred part of width x height that has the shape of W x H. */
+function cropped(width, height, W, H) {
+  const part = (extent, other, target, targetOther) =>
+    Math.min(extent, Math.max(1, Math.floor((other * target) / targetOther)));
+  const [w, h] = [part(width, height, W, H), part(height, width, H, W)];
+  return [Math.floor((width - w) / 2), Math.floor((height - h) / 2), w, h];
+}
+
+/** RGBA pixels over white to planar u8 [3][H][W]; whole numbers below 2^53, as exact as the server's. */
+function reduce({ data, width, height }, squash, W, H) {
+  const [x0, y0, w, h] = squash ? [0, 0, width, height] : cropped(width, height, W, H);
+  const [across, down] = [spans(w, W), spans(h, H)];
+  const rows = new Uint16Array(h * 3 * W);
   for (let y = 0; y < h; y++) {
     for (const [i, { first, weights, total }] of across.entries()) {
       const sum = [0, 0, 0];
@@ -110,30 +115,31 @@ function reduce({ data, width, height }, squash) {
         at += 4;
       }
       for (let c = 0; c < 3; c++) {
-        rows[(y * 3 + c) * SIDE + i] = Math.floor((sum[c] * 256 + Math.floor(total / 2)) / total);
+        rows[(y * 3 + c) * W + i] = Math.floor((sum[c] * 256 + Math.floor(total / 2)) / total);
       }
     }
   }
-  const planar = new Uint8Array(3 * SIDE * SIDE);
+  const planar = new Uint8Array(3 * W * H);
   for (const [i, { first, weights, total }] of down.entries()) {
-    for (let x = 0; x < 3 * SIDE; x++) {
+    for (let x = 0; x < 3 * W; x++) {
       let sum = 0;
-      weights.forEach((weight, j) => (sum += weight * rows[(first + j) * 3 * SIDE + x]));
-      const plane = Math.floor(x / SIDE) * SIDE * SIDE;
-      planar[plane + i * SIDE + (x % SIDE)] = Math.floor((sum + total * 128) / (total * 256));
+      weights.forEach((weight, j) => (sum += weight * rows[(first + j) * 3 * W + x]));
+      const at = Math.floor(x / W) * W * H + i * W + (x % W);
+      planar[at] = Math.floor((sum + total * 128) / (total * 256));
     }
   }
   return planar;
 }
 
-function showSeen(planar) {
-  const image = new ImageData(SIDE, SIDE);
-  const plane = SIDE * SIDE;
+function showSeen(planar, W, H) {
+  const image = new ImageData(W, H);
+  const plane = W * H;
   for (let i = 0; i < plane; i++) {
     image.data.set([planar[i], planar[plane + i], planar[2 * plane + i], 255], 4 * i);
   }
+  [by("seen").width, by("seen").height] = [W, H];
   by("seen").getContext("2d").putImageData(image, 0, 0);
-  by("seen").setAttribute("aria-label", "The picture reduced to 32 by 32 pixels");
+  by("seen").setAttribute("aria-label", `The picture reduced to ${W} by ${H} pixels`);
 }
 
 let lastPlanar = null; // what was classified last
@@ -157,10 +163,11 @@ async function takeFile(file) {
 
 async function classify() {
   if (lastPicture === null) return;
+  const { width, height } = chosenNetwork() ?? { width: 32, height: 32 };
   const squash = document.querySelector('[name="fit"]:checked').value === "squash";
-  const planar = reduce(lastPicture, squash);
+  const planar = reduce(lastPicture, squash, width, height);
   lastPlanar = planar;
-  showSeen(planar);
+  showSeen(planar, width, height);
   say("verdict", "Asking…", "note");
   const began = performance.now();
   try {

@@ -109,5 +109,5 @@ slack=$(awk '/^== to/ { on = 1 } on && /slack/ && ($1 < worst || worst == "") { 
 [ -n "$slack" ] || { echo "block.sh: no path in $folder/$name.sta" >&2; exit 1; }
 awk -v name="$name" -v area="$area" -v gate="$gate" -v cells="$cells" -v latches="$latches" -v flops="$flops" \
   -v period="$period" -v slack="$slack" 'BEGIN {
-  printf "%s %.0f %.2f %d %d %d %.2f\n", name, area, area / gate / 1000, cells, latches, flops,
+  printf "%s %.0f %.3f %d %d %d %.2f\n", name, area, area / gate / 1000, cells, latches, flops,
          period - slack }'

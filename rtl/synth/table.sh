@@ -21,8 +21,7 @@ latch="Latch=1'b1"
 # name, lookups a cycle, top, parameters
 blocks="encoder 0 halut_encoder
 flow 0 halut_flow GroupW=1 Beats=1
-lanes_small 32 halut_lanes_latch P=4 M=8 R=1 C=4 AccW=12
-unit_small 64 halut_top P=4 M=8 R=2 C=4 AccW=10 CountW=32 $latch
+unit_small 32 halut_top P=4 M=8 R=1 C=4 AccW=12 CountW=32 $latch
 lanes 128 halut_lanes_latch P=16 M=8 R=1 C=16 AccW=12
 unit_r1 128 halut_top P=16 M=8 R=1 C=16 AccW=12 CountW=32 $latch
 unit_r2 256 halut_top P=16 M=8 R=2 C=16 AccW=12 CountW=32 $latch
@@ -34,13 +33,11 @@ echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 while read -r name lookups top parameters; do
   if [ "$wanted" != "  " ]; then
     case $wanted in *" $name "*) ;; *) continue ;; esac
-  elif [ "${name%_small}" != "$name" ]; then
-    continue # only for the area gate
   fi
   # shellcheck disable=SC2086 # parameters are words
   line=$("$here/block.sh" "$folder" "$liberty" "$name" "$top" $parameters)
   echo "$line" | awk -v lookups="$lookups" -v original="$original" '{
-    printf "| %s | %d | %.2f | %d | %d | %d | %.2f | %.0f |", $1, $2, $3, $4, $5, $6, $7, 1000 / $7
+    printf "| %s | %d | %.3f | %d | %d | %d | %.2f | %.0f |", $1, $2, $3, $4, $5, $6, $7, 1000 / $7
     if (lookups > 0) printf " %d | %.0f | %.1f |\n", lookups, 1e6 * lookups / $2, original * lookups / $2
     else print " | | |" }'
 done <<<"$blocks"

@@ -14,12 +14,15 @@ package halut_pkg;
   localparam int unsigned ControlReset = 2;
   localparam int unsigned ControlClear = 3;
 
-  // Packed sums: four of 16 bits in a word, of the even or the odd bytes of what is added. No carry goes
-  // from one to the next while each stays below 65,536: 256 bytes are 65,280 at most (formal/packed.sv).
-  function automatic logic [63:0] add_even(input logic [63:0] sum, input logic [63:0] word);
+  // Packed sums: four of 16 bits in a word, of the even or the odd bytes of what is added. No carry
+  // goes from one to the next while each stays below 65,536: 256 bytes are 65,280 at most
+  // (formal/packed.sv).
+  function automatic logic [63:0] add_even(input logic [63:0] sum,
+                                             input logic [63:0] word);
     add_even = sum + (word & 64'h00FF_00FF_00FF_00FF);
   endfunction
-  function automatic logic [63:0] add_odd(input logic [63:0] sum, input logic [63:0] word);
+  function automatic logic [63:0] add_odd(input logic [63:0] sum,
+                                             input logic [63:0] word);
     add_odd = sum + ((word >> 8) & 64'h00FF_00FF_00FF_00FF);
   endfunction
 endpackage

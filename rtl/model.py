@@ -126,7 +126,8 @@ def sweep():
             for units in (1, 2, 4):
                 for batch in (1, 4, 16, 64):
                     counts = network(Unit(bytes_per_cycle=width), batch, resident, units)
-                    yield resident, width, units, batch, counts, HZ / counts["cycles"], microjoule(counts, constants)
+                    yield (resident, width, units, batch, counts, HZ / counts["cycles"],
+                           microjoule(counts, constants))
 
 
 def table():

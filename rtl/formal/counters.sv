@@ -1,5 +1,6 @@
-// Proof: the counters say what happened on the pins, whenever they are read; a load takes 17 beats a codebook and no
-// more; a start that is refused starts nothing. Registers and flow of a unit with P = 1, C = 2 and 4-bit counters.
+// Proof: the counters say what happened on the pins, whenever they are read; a load takes 17 beats
+// a codebook and no more; a start that is refused starts nothing. Registers and flow of a unit with
+// P = 1, C = 2 and 4-bit counters.
 module proof (
   input logic        clk_i,
   input logic        rst_ni,

@@ -1,8 +1,9 @@
 // Proof: no beat is lost, repeated or reordered by halut_flow, and its streams keep their rule.
 //
-// A datapath of one bit a beat follows the enables of halut_flow. For an arbitrary row group, the sum of the beats that
-// went in is kept aside; when that row group comes out, it must be this sum. Beside it: a row group that is in
-// comes out once (counts), output stays until taken, `busy` ends with the last beat and not before.
+// A datapath of one bit a beat follows the enables of halut_flow. For an arbitrary row group, the
+// sum of the beats that went in is kept aside; when that row group comes out, it must be this sum.
+// Beside it: a row group that is in comes out once (counts), output stays until taken, `busy` ends
+// with the last beat and not before.
 module proof (
   input logic clk_i,
   input logic rst_ni,
@@ -29,7 +30,8 @@ module proof (
     .out_valid_o(out_valid), .out_ready_i(out_ready_i), .out_last_o(out_last),
     .value_en_o(value_en), .code_en_o(code_en), .group_o(group), .sum_en_o(sum_en),
     .sum_first_o(sum_first), .sum_group_o(sum_group), .res_en_o(res_en), .res_full_o(res_full),
-    .beat_o(beat), .out_fire_o(out_fire), .busy_o(busy), .stall_in_o(stall_in), .stall_out_o(stall_out)
+    .beat_o(beat), .out_fire_o(out_fire), .busy_o(busy), .stall_in_o(stall_in),
+    .stall_out_o(stall_out)
   );
 
   // The datapath.

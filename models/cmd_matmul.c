@@ -1,10 +1,10 @@
-#include <cblas.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backends.h"
+#include "blas.h"
 #include "cli.h"
 #include "npy.h"
 #include "session.h"
@@ -125,7 +125,7 @@ static int run_multiply(struct matmul_run *run) {
 /* The exact product in floats on one thread, as ours ran; and what ours is off by. */
 static void run_compare(struct matmul_run *run) {
   size_t columns = run->info->columns, outputs = run->info->outputs;
-  openblas_set_num_threads(1);
+  halut_blas_threads(1);
   uint64_t began = halut_cli_now_ns();
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)run->rows, (int)outputs, (int)columns,
               1.0f, run->in, (int)columns, run->b_f32, (int)outputs, 0.0f, run->exact,

@@ -6,13 +6,13 @@
  * number of threads, and the result must not depend on ours. */
 #include "learn.h"
 
-#include <cblas.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "blas.h"
 #include "learn_parts.h"
 
 enum { LEARN_MSE, LEARN_MSE_FLOAT, LEARN_MSE_MEAN, LEARN_MSE_INT8, LEARN_VARIANCE, LEARN_SUMS };
@@ -435,11 +435,10 @@ int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t c
                                .outputs = outputs,
                                .width_max = (columns + options->codebooks - 1) / options->codebooks,
                                .candidates = options->candidates};
-  int blas_threads = openblas_get_num_threads();
-  openblas_set_num_threads(1);
+  int blas_threads = halut_blas_threads(1);
   error = learn_open(&w, outputs, diag);
   error = error ? error : learn_run(&w, diag);
-  openblas_set_num_threads(blas_threads);
+  halut_blas_threads(blas_threads);
   learn_close(&w);
   if (error)
     halut_learned_free(&learned);

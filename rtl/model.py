@@ -3,7 +3,7 @@
 
 usage: model.py                     a table over units and batch, next to the original's published figures
        model.py --svg FILE          the same as a plot
-       model.py --validate PROGRAM  compare with the counters of tests/rtl/network; fails past 2 %
+       model.py --validate PROGRAM  compare with the counters of tests/rtl/network.c; fails past 2 %
 
 Cycles follow the driver step by step: a run of n row groups and g groups takes (n - 1) max(g, B) + g + 3 + B
 cycles for B output beats; a tile that does not stay is loaded beside the run before it, 17 beats a codebook.
@@ -131,13 +131,14 @@ def sweep():
 
 
 def table():
-    print("| tables | bytes/cycle | units | batch | cycles/image | table bytes/image | images/s at 624 MHz | uJ/image |")
+    print("| tables | bytes/cycle | units | batch | cycles/image | table bytes/image | "
+          "images/s at 624 MHz | uJ/image |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for resident, width, units, batch, counts, speed, energy in sweep():
         print(f"| {'resident' if resident else 'streamed'} | {'-' if resident else width} | {units} | {batch} | "
               f"{counts['cycles']:.0f} | {counts['table_bytes']:.0f} | {speed:.0f} | {energy:.1f} |")
-    print(f"\nThe original publishes {ORIGINAL} for four units of 64 lanes, without loading its tables in time and with "
-          "the cycles of its four parallel units added up.")
+    print(f"\nThe original publishes {ORIGINAL} for four units of 64 lanes, without loading its tables in time "
+          "and with the cycles of its four parallel units added up.")
 
 
 def svg(path):

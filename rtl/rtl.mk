@@ -10,7 +10,7 @@ LIBERTY ?= /usr/share/qflow/tech/osu035/osu035_stdcells.lib
 
 RTL_SV := $(addprefix rtl/,lint.vlt halut_pkg.sv halut_regs_pkg.sv halut_encoder.sv halut_gate.sv halut_rows.sv \
   halut_flow.sv halut_lanes_packed.sv halut_lanes_latch.sv halut_lanes.sv halut_ctrl.sv halut_stream_check.sv halut_top.sv)
-PACKAGES_RTL = verilator yosys z3 iverilog opensta qflow-tech-osu035
+PACKAGES_TEST += yosys z3 iverilog opensta qflow-tech-osu035
 
 # Sizes of every model that is built, in one place.
 RTL_UNIT = -GP=4 -GM=128 -GR=4 -GC=4096

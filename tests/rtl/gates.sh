@@ -38,7 +38,8 @@ report "encoder netlist with another cell is found" $?
 yosys -q -p "$cells; read_verilog -sv rtl/halut_pkg.sv rtl/halut_flow.sv;
   chparam -set GroupW 1 -set Beats 2 -set RowW 4 halut_flow; hierarchy -top halut_flow; proc; flatten; opt_clean;
   rename -top gold; design -stash gold;
-  $cells; read_verilog $work/flow.v; hierarchy -top halut_block; flatten; opt_clean; rename -top gate; design -stash gate;
+  $cells; read_verilog $work/flow.v; hierarchy -top halut_block; flatten; opt_clean; rename -top gate;
+  design -stash gate;
   design -copy-from gold -as gold gold; design -copy-from gate -as gate gate; splitnets -ports gold gate;
   async2sync; equiv_make gold gate equiv; hierarchy -top equiv; opt_clean; equiv_simple -undef; equiv_induct -undef;
   equiv_status -assert" >"$work/flow.eq.log" 2>&1

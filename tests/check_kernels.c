@@ -2,8 +2,9 @@
  *
  * usage: check_kernels [--seed N] [--bench]      HALUT_SEED=N does the same as --seed
  *
- * Data comes in kinds (tiny, extreme, uniform, mixed scales), sizes lie around every vector width, inputs end
- * at an unreadable page, and outputs are poisoned and compared with the guard bytes around them. */
+ * Data comes in kinds (tiny, extreme, uniform, mixed scales), sizes lie around every vector width,
+ * inputs end at an unreadable page, and outputs are poisoned and compared with the guard bytes
+ * around them. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,8 @@ static uint8_t *buffer_make(size_t bytes) {
   require(buffer_count < BUFFERS_MAX, "a buffer slot");
   struct buffer *buffer = &buffer_list[buffer_count++];
   buffer->map_bytes = inside + page;
-  buffer->map = mmap(NULL, buffer->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  buffer->map =
+      mmap(NULL, buffer->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   require(buffer->map != MAP_FAILED, "memory");
   require(mprotect(buffer->map + inside, page, PROT_NONE) == 0, "a guard page");
   buffer->bytes = bytes;
@@ -60,7 +62,8 @@ static uint8_t *buffer_make(size_t bytes) {
   return buffer->data;
 }
 
-/* As buffer_make, but on a HALUT_ALIGN boundary: the fault comes up to HALUT_ALIGN - 1 bytes late. */
+/* As buffer_make, but on a HALUT_ALIGN boundary: the fault comes up to HALUT_ALIGN - 1 bytes late.
+ */
 static uint8_t *buffer_make_aligned(size_t bytes) {
   return buffer_make((bytes + HALUT_ALIGN - 1) / HALUT_ALIGN * HALUT_ALIGN);
 }
@@ -94,7 +97,8 @@ static void fill(uint8_t *data, size_t bytes, int kind) {
   }
 }
 
-/* int8 tables of 16 entries; MIXED gives each table its own scale, so that groups of every size arise. */
+/* int8 tables of 16 entries; MIXED gives each table its own scale, so that groups of every size
+ * arise. */
 static void fill_tables(int8_t *table, size_t tables, int kind) {
   for (size_t t = 0; t < tables; t++) {
     int shift = kind == MIXED ? (int)random_below(9) : 0;
@@ -111,7 +115,8 @@ static uint32_t pick_rows(void) { return 32 * (1 + random_below(4)); }
 
 /* Around vector widths and group sizes, and past the number a 16-bit sum holds. */
 static uint32_t pick_codebooks(void) {
-  static const uint16_t list[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 63, 64, 65, 255, 256, 257, 258, 300, 515, 771};
+  static const uint16_t list[] = {1,  2,  3,  4,  5,   7,   8,   9,   15,  16,  17,
+                                  31, 63, 64, 65, 255, 256, 257, 258, 300, 515, 771};
   return list[random_below(sizeof list / sizeof list[0])];
 }
 
@@ -152,16 +157,19 @@ static const struct kernel kernel_list[] = {
 #undef HALUT_KERNEL
 enum { KERNEL_COUNT = sizeof kernel_list / sizeof kernel_list[0] };
 
-/* The next kernel of `kind` after `from` (NULL for the first) that can run here; NULL after the last. */
+/* The next kernel of `kind` after `from` (NULL for the first) that can run here; NULL after the
+ * last. */
 static const struct kernel *kernel_next(enum kind kind, const struct kernel *from) {
-  for (const struct kernel *k = from ? from + 1 : kernel_list; k < kernel_list + KERNEL_COUNT; k++) {
+  for (const struct kernel *k = from ? from + 1 : kernel_list; k < kernel_list + KERNEL_COUNT;
+       k++) {
     if (k->kind == kind && !(k->flags & ~halut_cpu_flags())) return k;
   }
   return NULL;
 }
 
-#define FOR_EACH(kind_, k) \
-  for (const struct kernel *k = kernel_next(KIND_##kind_, NULL); k; k = kernel_next(KIND_##kind_, k))
+#define FOR_EACH(kind_, k)                                                                         \
+  for (const struct kernel *k = kernel_next(KIND_##kind_, NULL); k;                                \
+       k = kernel_next(KIND_##kind_, k))
 
 enum { ROUNDS = 150 };
 
@@ -192,8 +200,8 @@ START_TEST(encode_matches_ref) {
     FOR_EACH(encode, k) {
       poison(got, bytes);
       k->fn.encode(source, used, threshold, rows, got, stride);
-      ck_assert_msg(same_with_guard(want, got, bytes), "encode %s, %s data, %u rows, %s mask", k->name,
-                    data_name[kind], rows, used ? "with" : "no");
+      ck_assert_msg(same_with_guard(want, got, bytes), "encode %s, %s data, %u rows, %s mask",
+                    k->name, data_name[kind], rows, used ? "with" : "no");
     }
     buffer_free_all();
   }
@@ -207,7 +215,8 @@ struct problem {
   uint32_t rows;
 };
 
-static void problem_make(struct problem *p, int kind, uint32_t codebooks, uint32_t outputs, uint32_t rows) {
+static void problem_make(struct problem *p, int kind, uint32_t codebooks, uint32_t outputs,
+                         uint32_t rows) {
   size_t tables = (size_t)codebooks * outputs;
   int8_t *table = (int8_t *)buffer_make(tables * HALUT_PROTOTYPES);
   fill_tables(table, tables, kind);
@@ -221,7 +230,8 @@ static void problem_make(struct problem *p, int kind, uint32_t codebooks, uint32
   p->lut = (struct halut_lut){.codebooks = codebooks, .outputs = outputs, .table = table};
   p->requant = (struct halut_requant){bias, scale};
   p->codes = buffer_make_aligned((size_t)codebooks * HALUT_CODE_BLOCK);
-  for (size_t i = 0; i < (size_t)codebooks * HALUT_CODE_BLOCK; i++) p->codes[i] = (uint8_t)random_below(16);
+  for (size_t i = 0; i < (size_t)codebooks * HALUT_CODE_BLOCK; i++)
+    p->codes[i] = (uint8_t)random_below(16);
   p->rows = rows;
 }
 
@@ -250,8 +260,9 @@ static void check_accumulate(const struct kernel *k, const struct problem *p, co
   poison(got, items);
   halut_accumulate_ref.map(&plain, p->codes, rows, &p->requant, want, stride);
   k->fn.accumulate->map(&packed, codes, rows, &p->requant, got, stride);
-  ck_assert_msg(same_with_guard(want, got, items), "map %s, %s data, %u rows, %u codebooks, %u outputs",
-                k->name, kind, rows, p->lut.codebooks, outputs);
+  ck_assert_msg(same_with_guard(want, got, items),
+                "map %s, %s data, %u rows, %u codebooks, %u outputs", k->name, kind, rows,
+                p->lut.codebooks, outputs);
   halut_unpack(&packed);
 }
 
@@ -266,7 +277,8 @@ START_TEST(accumulate_matches_ref) {
 }
 END_TEST
 
-/* Tables whose ranges add up to just 255 or just 256, in twos and fours, always at their largest entries. */
+/* Tables whose ranges add up to just 255 or just 256, in twos and fours, always at their largest
+ * entries. */
 START_TEST(accumulate_matches_ref_at_the_edge_of_packing) {
   static const uint8_t range[][4] = {{255, 0, 0, 0},   {128, 127, 128, 127}, {128, 128, 128, 128},
                                      {64, 64, 64, 63}, {64, 64, 64, 64},     {254, 1, 254, 1},
@@ -306,7 +318,8 @@ START_TEST(accumulate_matches_ref_at_the_largest_sums) {
 END_TEST
 
 START_TEST(pool2_matches_ref) {
-  static const uint8_t size[] = {2, 4, 6, 8, 10, 14, 16, 18, 30, 32, 34, 48, 62, 64, 66, 96, 128, 130};
+  static const uint8_t size[] = {2,  4,  6,  8,  10, 14, 16, 18,  30,
+                                 32, 34, 48, 62, 64, 66, 96, 128, 130};
   for (int round = 0; round < 2 * ROUNDS; round++) {
     uint32_t height = size[random_below(10)], width = size[random_below(sizeof size)];
     uint8_t *in = buffer_make((size_t)height * width);
@@ -340,7 +353,8 @@ START_TEST(add_matches_ref) {
       poison(got, count);
       memcpy(got, y, count);
       k->fn.add(got, other, count, zero);
-      ck_assert_msg(same_with_guard(want, got, count), "add %s, %zu values, zero %u", k->name, count, zero);
+      ck_assert_msg(same_with_guard(want, got, count), "add %s, %zu values, zero %u", k->name,
+                    count, zero);
     }
     buffer_free_all();
   }
@@ -364,15 +378,16 @@ START_TEST(dense_matches_ref) {
     fill((uint8_t *)raw, (size_t)outputs * taps, kind == TINY ? UNIFORM : kind);
     struct halut_weights weights;
     ck_assert_int_eq(halut_weights_pack(raw, outputs, taps, &weights, NULL), 0);
-    size_t stride = HALUT_DENSE_BLOCK + random_below(3), bytes = (outputs - 1) * stride + HALUT_DENSE_BLOCK;
+    size_t stride = HALUT_DENSE_BLOCK + random_below(3),
+           bytes = (outputs - 1) * stride + HALUT_DENSE_BLOCK;
     uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
     poison(want, bytes);
     halut_dense_ref(&weights, source, &p.requant, want, stride);
     FOR_EACH(dense, k) {
       poison(got, bytes);
       k->fn.dense(&weights, source, &p.requant, got, stride);
-      ck_assert_msg(same_with_guard(want, got, bytes), "dense %s, %s data, %u taps, %u outputs", k->name,
-                    data_name[kind], taps, outputs);
+      ck_assert_msg(same_with_guard(want, got, bytes), "dense %s, %s data, %u taps, %u outputs",
+                    k->name, data_name[kind], taps, outputs);
     }
     halut_weights_unpack(&weights);
     buffer_free_all();
@@ -398,15 +413,16 @@ START_TEST(linear_matches_ref) {
     FOR_EACH(linear, k) {
       poison(got, bytes);
       k->fn.linear(weight, (int32_t *)(void *)bias, outputs, inputs, x, (int32_t *)(void *)got);
-      ck_assert_msg(same_with_guard(want, got, bytes), "linear %s, %u outputs, %u inputs", k->name, outputs,
-                    inputs);
+      ck_assert_msg(same_with_guard(want, got, bytes), "linear %s, %u outputs, %u inputs", k->name,
+                    outputs, inputs);
     }
     buffer_free_all();
   }
 }
 END_TEST
 
-/* A ceiling must not let a faster kernel through, and without one the first line that fits must win. */
+/* A ceiling must not let a faster kernel through, and without one the first line that fits must
+ * win. */
 START_TEST(dispatch_respects_the_ceiling) {
   struct halut_kernels kernels;
   uint32_t mask = 0;
@@ -469,8 +485,8 @@ static void bench(const char *title, enum kind kind, double units, const char *u
   }
   int i = 0;
   for (const struct kernel *k = kernel_next(kind, NULL); k; k = kernel_next(kind, k), i++) {
-    printf("%-34s %-8s %10.2f us  %7.1fx ref  %8.3f %s\n", title, k->name, best[i] / 1000, ref / best[i],
-           units < 0 ? best[i] * ghz / -units : units / (best[i] * ghz), unit);
+    printf("%-34s %-8s %10.2f us  %7.1fx ref  %8.3f %s\n", title, k->name, best[i] / 1000,
+           ref / best[i], units < 0 ? best[i] * ghz / -units : units / (best[i] * ghz), unit);
   }
 }
 
@@ -502,16 +518,19 @@ static void bench_accumulate_run(void *self, const struct kernel *k) {
   struct bench_accumulate *b = self;
   size_t i = (size_t)(k - kernel_list), block = (size_t)b->problem.lut.codebooks * HALUT_CODE_BLOCK;
   for (uint32_t n = 0; n < b->blocks; n++) {
-    k->fn.accumulate->map(&b->packed[i], b->codes[i] + n * block, b->problem.rows, &b->problem.requant,
-                          b->out + n * HALUT_CODE_BLOCK, (size_t)b->blocks * HALUT_CODE_BLOCK);
+    k->fn.accumulate->map(&b->packed[i], b->codes[i] + n * block, b->problem.rows,
+                          &b->problem.requant, b->out + n * HALUT_CODE_BLOCK,
+                          (size_t)b->blocks * HALUT_CODE_BLOCK);
   }
 }
 
-static void bench_accumulate_shape(uint32_t codebooks, uint32_t outputs, uint32_t rows, int bits, double ghz) {
+static void bench_accumulate_shape(uint32_t codebooks, uint32_t outputs, uint32_t rows, int bits,
+                                   double ghz) {
   struct bench_accumulate *b = calloc(1, sizeof *b);
   char title[80];
   b->blocks = (rows + HALUT_CODE_BLOCK - 1) / HALUT_CODE_BLOCK;
-  problem_make(&b->problem, UNIFORM, codebooks, outputs, rows < HALUT_CODE_BLOCK ? rows : HALUT_CODE_BLOCK);
+  problem_make(&b->problem, UNIFORM, codebooks, outputs,
+               rows < HALUT_CODE_BLOCK ? rows : HALUT_CODE_BLOCK);
   if (b->problem.rows < 32) b->problem.rows = 32;
   for (size_t i = 0; i < (size_t)codebooks * outputs * HALUT_PROTOTYPES; i++) {
     int8_t *entry = (int8_t *)(uintptr_t)b->problem.lut.table + i;
@@ -524,12 +543,13 @@ static void bench_accumulate_shape(uint32_t codebooks, uint32_t outputs, uint32_
     b->codes[i] = halut_alloc(b->blocks * block + 4 * HALUT_CODE_BLOCK);
     for (uint32_t n = 0; n < b->blocks; n++) {
       memcpy(b->codes[i] + n * block, b->problem.codes, block);
-      if (k->fn.accumulate->arrange) k->fn.accumulate->arrange(&b->packed[i], b->codes[i] + n * block);
+      if (k->fn.accumulate->arrange)
+        k->fn.accumulate->arrange(&b->packed[i], b->codes[i] + n * block);
     }
   }
   snprintf(title, sizeof title, "map %ux%u, %u rows, %d-bit", codebooks, outputs, rows, bits);
-  bench(title, KIND_accumulate, (double)codebooks * outputs * rows, "lookups/cycle", bench_accumulate_run, b,
-        ghz);
+  bench(title, KIND_accumulate, (double)codebooks * outputs * rows, "lookups/cycle",
+        bench_accumulate_run, b, ghz);
   FOR_EACH(accumulate, k) {
     halut_unpack(&b->packed[k - kernel_list]);
     free(b->codes[k - kernel_list]);
@@ -547,7 +567,8 @@ struct bench_pool {
 static void bench_pool_run(void *self, const struct kernel *k) {
   struct bench_pool *b = self;
   size_t bytes = (size_t)b->size * b->size;
-  for (uint32_t i = 0; i < b->maps; i++) k->fn.pool2(b->in + i * bytes, b->size, b->size, b->out + i * bytes / 4);
+  for (uint32_t i = 0; i < b->maps; i++)
+    k->fn.pool2(b->in + i * bytes, b->size, b->size, b->out + i * bytes / 4);
 }
 
 struct bench_dense {
@@ -573,13 +594,15 @@ static void bench_small(double ghz) {
     char title[64];
     struct bench_pool pool = {map, out, 128, size};
     snprintf(title, sizeof title, "pool2 128 maps of %ux%u", size, size);
-    bench(title, KIND_pool2, -128.0 * size * size / 32, "cycles/32 values", bench_pool_run, &pool, ghz);
+    bench(title, KIND_pool2, -128.0 * size * size / 32, "cycles/32 values", bench_pool_run, &pool,
+          ghz);
   }
   struct bench_dense dense = {.requant = {bias, scale}, .out = out};
   fill((uint8_t *)raw, sizeof raw, UNIFORM);
   for (int t = 0; t < 27; t++) dense.source[t] = bytes + t;
   if (halut_weights_pack(raw, 64, 27, &dense.weights, NULL)) exit(1);
-  bench("dense 3x3x3 to 64 of 32x32", KIND_dense, 27.0 * 64 * 1024, "macs/cycle", bench_dense_run, &dense, ghz);
+  bench("dense 3x3x3 to 64 of 32x32", KIND_dense, 27.0 * 64 * 1024, "macs/cycle", bench_dense_run,
+        &dense, ghz);
   halut_weights_unpack(&dense.weights);
 }
 

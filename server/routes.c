@@ -1,5 +1,5 @@
-/* DESIGN: one table says which path takes which method and what answers it. A handler either answers at once
- * from what the loop knows, or makes a job and parks the request. */
+/* DESIGN: one table says which path takes which method and what answers it. A handler either
+ * answers at once from what the loop knows, or makes a job and parks the request. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,7 +85,8 @@ static void entry_print(const struct halut_catalog *catalog, const struct halut_
   halut_json_out_format(out, "{\"name\":\"%s\",\"version\":%u,\"kind\":\"%s\"", info->name,
                         info->version, info->kind == HALUT_NETWORK ? "network" : "product");
   if (info->kind == HALUT_NETWORK) {
-    halut_json_out_format(out, ",\"channels\":%u,\"height\":%u,\"width\":%u,\"classes\":%u,\"labels\":[",
+    halut_json_out_format(out,
+                          ",\"channels\":%u,\"height\":%u,\"width\":%u,\"classes\":%u,\"labels\":[",
                           info->channels, info->height, info->width, info->classes);
     for (uint32_t i = 0; i < info->classes; i++) {
       halut_json_out_format(out, i > 0 ? "," : "");
@@ -98,7 +99,8 @@ static void entry_print(const struct halut_catalog *catalog, const struct halut_
     if (info->heldout_nmse == info->heldout_nmse)
       halut_json_out_format(out, ",\"nmse\":%.6g", info->heldout_nmse);
   }
-  halut_json_out_format(out, ",\"table_bytes\":%zu,\"file_bytes\":%zu,\"sha256\":\"%s\",\"backends\":[",
+  halut_json_out_format(out,
+                        ",\"table_bytes\":%zu,\"file_bytes\":%zu,\"sha256\":\"%s\",\"backends\":[",
                         info->table_bytes, info->file_bytes, info->sha256);
   for (uint32_t b = 0; b < catalog->options.backend_count; b++)
     halut_json_out_format(out, "%s\"%s\"", b > 0 ? "," : "", catalog->options.backends[b]->name);
@@ -141,8 +143,8 @@ static void handle_model(void *self, struct halut_request *request) {
 
 static void job_count(struct halut_app *app, struct halut_job *job) {
   const struct halut_model_info *info = job->entry->info;
-  struct halut_tally *tally = halut_metrics_tally(&app->metrics, info->name, info->version,
-                                                  job->catalog->options.backends[job->backend]->name);
+  struct halut_tally *tally = halut_metrics_tally(
+      &app->metrics, info->name, info->version, job->catalog->options.backends[job->backend]->name);
   if (tally == NULL)
     return;
   uint64_t total = halut_clock_ns() - job->request->arrived_ns, known = 0;
@@ -203,13 +205,15 @@ static bool job_query(struct halut_job *job, struct halut_request *request) {
 }
 
 static bool top_query(struct halut_job *job, struct halut_request *request) {
-  const char *text = halut_request_query(request, "top"), *fit = halut_request_query(request, "fit");
+  const char *text = halut_request_query(request, "top"),
+             *fit = halut_request_query(request, "fit");
   char *end = NULL;
   job->top = 5;
   if (text != NULL) {
     long top = strtol(text, &end, 10);
     if (end == text || *end != '\0' || top < 1 || top > 1000) {
-      halut_request_error(request, 400, "top: must be a whole number in 1..1000, not \"%.32s\"", text);
+      halut_request_error(request, 400, "top: must be a whole number in 1..1000, not \"%.32s\"",
+                          text);
       return false;
     }
     job->top = (uint32_t)top;
@@ -263,7 +267,8 @@ static void handle_classify(void *self, struct halut_request *request) {
   static const char *const names[] = {"model", "backend", "top", "fit", NULL};
   const char *stranger = halut_request_stranger(request, names);
   if (stranger != NULL) {
-    halut_request_error(request, 400, "unknown parameter \"%.32s\"; there are model, backend, top and fit",
+    halut_request_error(request, 400,
+                        "unknown parameter \"%.32s\"; there are model, backend, top and fit",
                         stranger);
     return;
   }
@@ -272,7 +277,8 @@ static void handle_classify(void *self, struct halut_request *request) {
     return;
   if (halut_multipart_boundary(halut_request_header(request, "Content-Type"), job->boundary) ==
       HALUT_EINVALID)
-    halut_request_error(request, 400, "Content-Type: multipart/form-data without a usable boundary");
+    halut_request_error(request, 400,
+                        "Content-Type: multipart/form-data without a usable boundary");
   else
     job_submit(self, job);
 }
@@ -281,7 +287,8 @@ static void handle_matmul(void *self, struct halut_request *request) {
   static const char *const names[] = {"model", "backend", NULL};
   const char *stranger = halut_request_stranger(request, names);
   if (stranger != NULL) {
-    halut_request_error(request, 400, "unknown parameter \"%.32s\"; there are model and backend", stranger);
+    halut_request_error(request, 400, "unknown parameter \"%.32s\"; there are model and backend",
+                        stranger);
     return;
   }
   struct halut_job *job = job_new(self, request, HALUT_PRODUCT);
@@ -300,4 +307,5 @@ const struct halut_route halut_routes[] = {
     {HALUT_POST, "/v1/matmul", handle_matmul, true},
 };
 const size_t halut_route_count = sizeof halut_routes / sizeof halut_routes[0];
-static_assert(sizeof halut_routes / sizeof halut_routes[0] <= HALUT_ROUTES_MAX, "a row of counters each");
+static_assert(sizeof halut_routes / sizeof halut_routes[0] <= HALUT_ROUTES_MAX,
+              "a row of counters each");

@@ -1,10 +1,12 @@
-/* DESIGN: with stride 1 and an output as large as the input, the value that a tree level reads at position p is
- * at p plus a constant in the channel's plane, so encode reads the map itself: no im2col. Where the tap falls off
- * the map, a mask makes the value 0; what lies there is the neighbouring plane. Only at the two ends of the whole
- * batch is there nothing to read: those few levels are gathered, like all levels of any other geometry.
+/* DESIGN: with stride 1 and an output as large as the input, the value that a tree level reads at
+ * position p is at p plus a constant in the channel's plane, so encode reads the map itself: no
+ * im2col. Where the tap falls off the map, a mask makes the value 0; what lies there is the
+ * neighbouring plane. Only at the two ends of the whole batch is there nothing to read: those few
+ * levels are gathered, like all levels of any other geometry.
  *
- * Codes are made for a block of HALUT_CODE_BLOCK rows and summed at once. A map of fewer positions shares its
- * block with the maps of the next images, so that each table that is fetched serves as many rows as can be. */
+ * Codes are made for a block of HALUT_CODE_BLOCK rows and summed at once. A map of fewer positions
+ * shares its block with the maps of the next images, so that each table that is fetched serves as
+ * many rows as can be. */
 #include "conv_cpu.h"
 
 #include <stdlib.h>
@@ -59,7 +61,8 @@ void halut_conv_cpu_close(struct halut_conv_cpu *conv) {
 static int grow(uint8_t **memory, size_t *bytes, size_t wanted, struct halut_diag *diag) {
   if (wanted <= *bytes) return HALUT_OK;
   uint8_t *grown = halut_alloc(wanted);
-  if (!grown) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %zu bytes of scratch", wanted);
+  if (!grown)
+    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %zu bytes of scratch", wanted);
   free(*memory);
   *memory = grown;
   *bytes = wanted;
@@ -188,8 +191,8 @@ static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packe
     pool_planes(cpu, kernels, lut->outputs, scratch->tile, cpu->masked, epilogue->pool, out);
 }
 
-/* Small maps: as many images as fit a block side by side. Each writes a padded number of codes, and the next
- * overwrites what was too much. */
+/* Small maps: as many images as fit a block side by side. Each writes a padded number of codes, and
+ * the next overwrites what was too much. */
 static void run_images(const struct halut_conv_cpu *cpu, const struct halut_packed *packed,
                        const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
                        const struct batch *batch, const uint8_t *images, uint32_t count,

@@ -14,8 +14,8 @@ struct halut_conv_cpu {
   const struct halut_conv *conv; /* borrowed */
   size_t positions;              /* out_h * out_w */
   size_t masked;                 /* positions padded to HALUT_ROW_BLOCK */
-  uint8_t *mask;                 /* [kernel_h * kernel_w][masked], NULL if values must be gathered */
-  ptrdiff_t *offset;             /* [kernel_h * kernel_w] of a tap's value from its position in a plane */
+  uint8_t *mask;     /* [kernel_h * kernel_w][masked], NULL if values must be gathered */
+  ptrdiff_t *offset; /* [kernel_h * kernel_w] of a tap's value from its position in a plane */
 };
 
 /* Memory that one thread needs for any of its convolutions: zero it, grow it at load. */

@@ -1,14 +1,14 @@
 /* DESIGN: 32 rows a step, one per byte.
  *
- * encode: the node number of each row is the index of a byte shuffle that fetches its threshold. 22 vector
- * operations and 4 to 8 loads for 32 codes; at four operations a cycle, 5.5 cycles.
+ * encode: the node number of each row is the index of a byte shuffle that fetches its threshold. 22
+ * vector operations and 4 to 8 loads for 32 codes; at four operations a cycle, 5.5 cycles.
  *
- * accumulate: one output, 128 rows. A table fills both halves of a register and is the source of four
- * shuffles whose indices, the codes, come from memory. To widen 32 u8 exactly, add them as 16 words
- * (mod 2^16: even + 256 * odd) and, apart, their odd bytes; in the end even = words - 256 * odd. Picking
- * the odd bytes by vpmaddubsw with (0, 1) keeps the shuffle ports free. Live registers: 8 sums, up to 4
- * tables, 1 constant, 2 temporaries. Bound by vector operations: 16 for 128 lookups when nothing can
- * be added as u8, 28 for 256 in pairs, 52 for 512 in fours. */
+ * accumulate: one output, 128 rows. A table fills both halves of a register and is the source of
+ * four shuffles whose indices, the codes, come from memory. To widen 32 u8 exactly, add them as 16
+ * words (mod 2^16: even + 256 * odd) and, apart, their odd bytes; in the end even = words - 256 *
+ * odd. Picking the odd bytes by vpmaddubsw with (0, 1) keeps the shuffle ports free. Live
+ * registers: 8 sums, up to 4 tables, 1 constant, 2 temporaries. Bound by vector operations: 16 for
+ * 128 lookups when nothing can be added as u8, 28 for 256 in pairs, 52 for 512 in fours. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -105,7 +105,8 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
   WIDEN(2, BYTES(2))                                                                               \
   WIDEN(3, BYTES(3))
   for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1], *c2 = codes + at[2], *c3 = codes + at[3];
+    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1], *c2 = codes + at[2],
+                  *c3 = codes + at[3];
     __m256i t0 = avx2_table(table), t1 = avx2_table(table + 16);
     __m256i t2 = avx2_table(table + 32), t3 = avx2_table(table + 48);
 #define BYTES4(v)                                                                                  \
@@ -181,8 +182,8 @@ static void avx2_sum(const struct halut_packed *packed, const uint8_t *codes, ui
   }
 }
 
-/* clamp(sum + bias, 0, 65535) of u16 sums is one saturating subtraction and one saturating addition, of
- * which one is of 0. */
+/* clamp(sum + bias, 0, 65535) of u16 sums is one saturating subtraction and one saturating
+ * addition, of which one is of 0. */
 struct avx2_scale {
   __m256i less, more, scale;
 };
@@ -289,7 +290,8 @@ enum {
   DENSE_TAPS_FAST = 32768   /* 32,768 * 255 * 128 <= 2^30 */
 };
 
-/* Two taps of 32 positions as 32 pairs of words: positions 0-3 and 16-19 first, as unpacking leaves them. */
+/* Two taps of 32 positions as 32 pairs of words: positions 0-3 and 16-19 first, as unpacking leaves
+ * them. */
 INLINE void avx2_widen(const uint8_t *one, const uint8_t *two, __m256i *to) {
   const __m256i none = _mm256_setzero_si256();
   __m256i a = avx2_load(one), b = two ? avx2_load(two) : none;
@@ -304,14 +306,15 @@ INLINE void avx2_dense_put(const __m256i sum[4], int32_t bias, uint16_t scale, u
   const __m256i more = _mm256_set1_epi32(bias), by = _mm256_set1_epi16((short)scale);
   const __m256i most = _mm256_set1_epi16(255);
   __m256i low = _mm256_packus_epi32(_mm256_add_epi32(sum[0], more), _mm256_add_epi32(sum[1], more));
-  __m256i high = _mm256_packus_epi32(_mm256_add_epi32(sum[2], more), _mm256_add_epi32(sum[3], more));
+  __m256i high =
+      _mm256_packus_epi32(_mm256_add_epi32(sum[2], more), _mm256_add_epi32(sum[3], more));
   low = _mm256_min_epu16(_mm256_mulhi_epu16(low, by), most);
   high = _mm256_min_epu16(_mm256_mulhi_epu16(high, by), most);
   _mm256_storeu_si256((__m256i *)out, _mm256_packus_epi16(low, high));
 }
 
-/* vpmaddwd multiplies words and adds two neighbours: exact for u8 by i8. Every pair of taps is widened
- * once and serves all outputs. */
+/* vpmaddwd multiplies words and adds two neighbours: exact for u8 by i8. Every pair of taps is
+ * widened once and serves all outputs. */
 void halut_dense_avx2(const struct halut_weights *weights, const uint8_t *const *source,
                       const struct halut_requant *requant, uint8_t *out, size_t stride) {
   const uint32_t pairs = (weights->taps + 1) / 2;

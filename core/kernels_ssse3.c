@@ -1,6 +1,6 @@
-/* DESIGN: the AVX2 kernels at half the width: 16 rows a step, one per byte, one table a register. Where SSE4.1
- * would be needed (min and pack of unsigned words), saturating subtraction does the same. Bound by the two
- * shuffles and four additions of a lookup of 16 rows. */
+/* DESIGN: the AVX2 kernels at half the width: 16 rows a step, one per byte, one table a register.
+ * Where SSE4.1 would be needed (min and pack of unsigned words), saturating subtraction does the
+ * same. Bound by the two shuffles and four additions of a lookup of 16 rows. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -68,7 +68,8 @@ INLINE struct sse_sums sse_run(const struct halut_packed *packed, const struct h
                 _mm_add_epi8(sse_lookup(table, codes + at[0], half),
                              sse_lookup(table + 16, codes + at[1], half)));
   for (uint32_t i = run->singles; i; i--, table += 16, at++)
-    for (int half = 0; half < 2; half++) sse_widen(&sums, half, sse_lookup(table, codes + at[0], half));
+    for (int half = 0; half < 2; half++)
+      sse_widen(&sums, half, sse_lookup(table, codes + at[0], half));
   for (int half = 0; half < 2; half++)
     sums.even[half] = _mm_sub_epi16(sums.even[half], _mm_slli_epi16(sums.odd[half], 8));
   return sums;
@@ -94,7 +95,8 @@ static void sse_sum_rows(const struct halut_packed *packed, uint32_t m, const ui
     struct sse_sums sums = sse_run(packed, &packed->run[r], codes);
     const __m128i base = _mm_set1_epi32(packed->run[r].base);
     for (int half = 0; half < 2; half++) {
-      sse_put(_mm_unpacklo_epi16(sums.even[half], sums.odd[half]), base, r == start, acc + 16 * half);
+      sse_put(_mm_unpacklo_epi16(sums.even[half], sums.odd[half]), base, r == start,
+              acc + 16 * half);
       sse_put(_mm_unpackhi_epi16(sums.even[half], sums.odd[half]), base, r == start,
               acc + 16 * half + 8);
     }

@@ -1,10 +1,11 @@
-/* DESIGN: a byte shuffle gives one u8 a lookup. Subtracting each table's minimum makes int8 entries u8
- * and narrows them; the minima go into one constant an output. Where the ranges (maximum less minimum)
- * of some tables add up to 255 or less, their lookups can be added as u8 without ever wrapping, and one
- * widening serves them all. So tables are put into groups of four, by handing them out, widest first,
- * to the group with the smallest sum so far; a group whose sum does not fit is split into pairs, and a
- * pair that does not fit into single tables. Each output has its own groups, so each entry carries the
- * place of its codebook's codes. A table with range 0 is only its constant and is left out. */
+/* DESIGN: a byte shuffle gives one u8 a lookup. Subtracting each table's minimum makes int8 entries
+ * u8 and narrows them; the minima go into one constant an output. Where the ranges (maximum less
+ * minimum) of some tables add up to 255 or less, their lookups can be added as u8 without ever
+ * wrapping, and one widening serves them all. So tables are put into groups of four, by handing
+ * them out, widest first, to the group with the smallest sum so far; a group whose sum does not fit
+ * is split into pairs, and a pair that does not fit into single tables. Each output has its own
+ * groups, so each entry carries the place of its codebook's codes. A table with range 0 is only its
+ * constant and is left out. */
 #include "pack.h"
 
 #include <stdbool.h>
@@ -124,7 +125,8 @@ static void pack_write(struct pack_writer *writer, uint32_t m, uint32_t c) {
 }
 
 /* Takes codebooks from `c` as long as their sum fits a u16; returns the first it did not take. */
-static uint32_t pack_run(struct pack_writer *writer, uint32_t m, uint32_t c, struct halut_run *run) {
+static uint32_t pack_run(struct pack_writer *writer, uint32_t m, uint32_t c,
+                         struct halut_run *run) {
   int32_t sum = 0;
   uint32_t items = 0;
   *run = (struct halut_run){.entry = writer->entry};

@@ -13,12 +13,12 @@ enum { HALUT_CODE_BLOCK = 128 };
 
 enum halut_layout {
   HALUT_LAYOUT_NONE = 0, /* the lut as it is */
-  HALUT_LAYOUT_BYTES,    /* for byte shuffles: u8 tables, less their minimum, in groups of 4, 2, 1 */
-  HALUT_LAYOUT_QUADS     /* for 64-byte permutes: i8 tables of four codebooks side by side */
+  HALUT_LAYOUT_BYTES, /* for byte shuffles: u8 tables, less their minimum, in groups of 4, 2, 1 */
+  HALUT_LAYOUT_QUADS  /* for 64-byte permutes: i8 tables of four codebooks side by side */
 };
 
-/* BYTES. A run of codebooks of one output whose u8 sum fits a u16. Its tables are read in this order:
- * four at a time whose sum fits a u8, then two at a time, then one by one. */
+/* BYTES. A run of codebooks of one output whose u8 sum fits a u16. Its tables are read in this
+ * order: four at a time whose sum fits a u8, then two at a time, then one by one. */
 struct halut_run {
   size_t entry;                    /* of its first table in `table` and `at` */
   uint32_t quads, pairs, singles;  /* groups of four, two, one */
@@ -63,7 +63,8 @@ int halut_weights_pack(const int8_t *raw, uint32_t outputs, uint32_t taps,
     __attribute__((warn_unused_result));
 void halut_weights_unpack(struct halut_weights *weights);
 
-/* Memory on a HALUT_ALIGN boundary, zeroed, at least one byte; free() it. NULL when there is none. */
+/* Memory on a HALUT_ALIGN boundary, zeroed, at least one byte; free() it. NULL when there is none.
+ */
 void *halut_alloc(size_t bytes);
 
 #endif

@@ -35,9 +35,10 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
   halut_json_out_string(&out, request->verb);
   halut_json_out_format(&out, ",\"path\":");
   halut_json_out_string(&out, request->path);
-  halut_json_out_format(&out, ",\"status\":%u,\"sent\":%s,\"bytes_in\":%zu,\"bytes_out\":%zu,\"us\":%" PRIu64 "}\n",
-                        request->reply.status, sent ? "true" : "false", request->body_bytes,
-                        request->reply.bytes, ns / 1000);
+  halut_json_out_format(
+      &out, ",\"status\":%u,\"sent\":%s,\"bytes_in\":%zu,\"bytes_out\":%zu,\"us\":%" PRIu64 "}\n",
+      request->reply.status, sent ? "true" : "false", request->body_bytes, request->reply.bytes,
+      ns / 1000);
   char *line = halut_json_out_take(&out, &bytes);
   if (line != NULL)
     fwrite(line, 1, bytes, app->access_log);
@@ -48,7 +49,8 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
 void halut_app_ended(void *self, const struct halut_request *request, bool sent) {
   struct halut_app *app = self;
   uint64_t ns = halut_clock_ns() - request->arrived_ns;
-  size_t route = request->route != NULL ? (size_t)(request->route - halut_routes) : HALUT_ROUTES_MAX;
+  size_t route =
+      request->route != NULL ? (size_t)(request->route - halut_routes) : HALUT_ROUTES_MAX;
   if (sent) {
     halut_metrics_request(&app->metrics, route, request->reply.status, ns);
     app->metrics.body_bytes_out += request->reply.bytes;

@@ -8,7 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static void report_line(char *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void report_line(char *report, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 static void report_line(char *report, const char *format, ...) {
   size_t used = strlen(report);
@@ -56,8 +57,8 @@ static int seat_open(const struct halut_catalog_options *options, struct halut_e
   return HALUT_OK;
 }
 
-/* A file whose golden example does not come out is damaged in a way that its checksum cannot show, or
- * meets a backend that is: neither may serve. */
+/* A file whose golden example does not come out is damaged in a way that its checksum cannot show,
+ * or meets a backend that is: neither may serve. */
 static int entry_replay(const struct halut_entry *entry, struct halut_diag *diag) {
   struct halut_tensor in, want;
   if (halut_model_golden(entry->model, &in, &want) != HALUT_OK)
@@ -80,7 +81,8 @@ static int entry_replay(const struct halut_entry *entry, struct halut_diag *diag
 }
 
 static int entry_open(const struct halut_catalog_options *options, const char *file,
-                      const struct stat *status, struct halut_entry **out, struct halut_diag *diag) {
+                      const struct stat *status, struct halut_entry **out,
+                      struct halut_diag *diag) {
   char path[1024];
   int error = HALUT_ENOMEM;
   struct halut_entry *entry = calloc(1, sizeof *entry);
@@ -89,7 +91,8 @@ static int entry_open(const struct halut_catalog_options *options, const char *f
   snprintf(path, sizeof path, "%s/%s", options->directory, file);
   snprintf(entry->file, sizeof entry->file, "%s", file);
   entry->stamp[0] = (uint64_t)status->st_size;
-  entry->stamp[1] = (uint64_t)status->st_mtim.tv_sec * 1000000000u + (uint64_t)status->st_mtim.tv_nsec;
+  entry->stamp[1] =
+      (uint64_t)status->st_mtim.tv_sec * 1000000000u + (uint64_t)status->st_mtim.tv_nsec;
   entry->stamp[2] = (uint64_t)status->st_ino;
   error = halut_model_open(path, &entry->model, diag);
   if (error != HALUT_OK)

@@ -32,7 +32,7 @@ struct halut_entry {
   struct halut_seat *seats; /* [workers] */
   size_t in_bytes, out_bytes; /* of one image or row */
   char file[256];           /* name in the directory */
-  uint64_t stamp[3];        /* size, time and inode of the file: a reload keeps what did not change */
+  uint64_t stamp[3]; /* size, time and inode of the file: a reload keeps what did not change */
 };
 
 struct halut_catalog {
@@ -43,9 +43,9 @@ struct halut_catalog {
 };
 
 /* Opens every model file. `old` (or NULL): entries whose file has not changed are shared, and one
- * whose file no longer opens is kept as it was. *problems_out says how many files were refused; `report`
- * (HALUT_REPORT_MAX bytes) has a line for each. HALUT_ENOMEM, HALUT_EIO (no directory), HALUT_ENOTFOUND
- * (nothing to serve). Any thread, while nobody changes `old`. */
+ * whose file no longer opens is kept as it was. *problems_out says how many files were refused;
+ * `report` (HALUT_REPORT_MAX bytes) has a line for each. HALUT_ENOMEM, HALUT_EIO (no directory),
+ * HALUT_ENOTFOUND (nothing to serve). Any thread, while nobody changes `old`. */
 int halut_catalog_open(const struct halut_catalog_options *options, struct halut_catalog *old,
                        struct halut_catalog **out, uint32_t *problems_out, char *report,
                        struct halut_diag *diag) __attribute__((warn_unused_result));

@@ -1,5 +1,5 @@
-/* DESIGN: a body is recognised by its bytes: a multipart form if its Content-Type says so (only that
- * tells the boundary), else JSON if it is an object from brace to brace, else a picture. */
+/* DESIGN: a body is recognised by its bytes: a multipart form if its Content-Type says so (only
+ * that tells the boundary), else JSON if it is an object from brace to brace, else a picture. */
 #include "job.h"
 
 #include <math.h>
@@ -62,7 +62,8 @@ static bool base64_read(struct halut_job *job, const struct halut_json_slice *sl
   return is_read;
 }
 
-/* {"instances": [[0, 255, ...], ...]}: the pixels of each image, planar, nested in any regular way. */
+/* {"instances": [[0, 255, ...], ...]}: the pixels of each image, planar, nested in any regular way.
+ */
 static bool numbers_read(struct halut_job *job, const struct halut_json_slice *slice) {
   struct halut_diag diag = {0};
   struct halut_number_shape shape;
@@ -78,13 +79,15 @@ static bool numbers_read(struct halut_job *job, const struct halut_json_slice *s
     halut_job_fail(job, HALUT_ENOMEM, "no memory for the instances; try again");
     return false;
   }
-  int error = halut_number_read(slice->text, slice->bytes, &options, values, capacity, &shape, &diag);
+  int error =
+      halut_number_read(slice->text, slice->bytes, &options, values, capacity, &shape, &diag);
   if (error != HALUT_OK)
     halut_job_fail(job, error, "%s", diag.text);
   else if (shape.rank < 2 || shape.count == 0 || shape.count / shape.dim[0] != each)
-    halut_job_fail(job, HALUT_ESHAPE, "instances: each must hold %zu numbers (%u x %u x %u), not %zu",
-                   each, job->entry->info->channels, job->entry->info->height,
-                   job->entry->info->width, shape.rank < 2 ? (size_t)1 : shape.count / shape.dim[0]);
+    halut_job_fail(job, HALUT_ESHAPE,
+                   "instances: each must hold %zu numbers (%u x %u x %u), not %zu", each,
+                   job->entry->info->channels, job->entry->info->height, job->entry->info->width,
+                   shape.rank < 2 ? (size_t)1 : shape.count / shape.dim[0]);
   else if (halut_job_seat(job, (uint32_t)shape.dim[0]))
     memcpy(job->in, values, shape.count);
   free(values);
@@ -104,7 +107,8 @@ static bool pictures_read(struct halut_job *job, const struct halut_json *json,
   if (!halut_job_seat(job, (uint32_t)count))
     return false;
   for (uint32_t i = 0; i < count; i++)
-    if (!base64_read(job, halut_json_slice(json, json_object_get(json_array_get(instances, i), "b64")), i))
+    if (!base64_read(
+            job, halut_json_slice(json, json_object_get(json_array_get(instances, i), "b64")), i))
       return false;
   return true;
 }
@@ -152,7 +156,8 @@ static bool envelope_read(struct halut_job *job, const struct halut_json *json) 
 static void json_read(struct halut_job *job, const uint8_t *bytes, size_t size) {
   struct halut_diag diag = {0};
   struct halut_json *json = NULL;
-  int error = halut_json_open((const char *)bytes, size, json_keys, job->limits->depth_max, &json, &diag);
+  int error =
+      halut_json_open((const char *)bytes, size, json_keys, job->limits->depth_max, &json, &diag);
   if (error != HALUT_OK) {
     halut_job_fail(job, error, "%s", diag.text);
     return;
@@ -166,7 +171,8 @@ void halut_classify_read(struct halut_job *job) {
   size_t size = job->request->body_bytes;
   struct halut_diag diag = {0};
   if (size == 0) {
-    halut_job_fail(job, HALUT_EINVALID, "the body is empty: send a PNG, a JPEG, raw pixels or JSON");
+    halut_job_fail(job, HALUT_EINVALID,
+                   "the body is empty: send a PNG, a JPEG, raw pixels or JSON");
     return;
   }
   if (job->boundary[0] != '\0') {
@@ -185,7 +191,8 @@ void halut_classify_read(struct halut_job *job) {
 
 /* ---- the answer ---- */
 
-static void top_write(const struct halut_job *job, const int32_t *logits, struct halut_json_out *out) {
+static void top_write(const struct halut_job *job, const int32_t *logits,
+                      struct halut_json_out *out) {
   const struct halut_model_info *info = job->entry->info;
   uint32_t classes = info->classes, top = job->top < classes ? job->top : classes;
   int32_t best = INT32_MIN, bound = 0;

@@ -1,13 +1,15 @@
-/* DESIGN: the jobs of a batch are read first; then those of one model on one backend are laid end to end
- * into the worker's seat, batch_max inputs at a time, across the borders of jobs: forty requests of one image
- * and one request of forty images cost the same. */
+/* DESIGN: the jobs of a batch are read first; then those of one model on one backend are laid end
+ * to end into the worker's seat, batch_max inputs at a time, across the borders of jobs: forty
+ * requests of one image and one request of forty images cost the same. */
 #include "job.h"
 
 #include <string.h>
 
 #include "clock.h"
 
-enum { GONE_AFTER_NS = 20000000 }; /* a job that waited longer is asked whether its peer is still there */
+enum {
+  GONE_AFTER_NS = 20000000
+}; /* a job that waited longer is asked whether its peer is still there */
 
 static void job_read(struct halut_job *job) {
   uint64_t start = halut_clock_ns();

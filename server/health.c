@@ -78,8 +78,9 @@ int halut_health(const char *url) {
   int fd = dial(&target);
   if (fd < 0)
     return 1;
-  int bytes = snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n",
-                       target.path, target.host);
+  int bytes =
+      snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n",
+               target.path, target.host);
   if (send(fd, text, (size_t)bytes, MSG_NOSIGNAL) == bytes)
     while (got < sizeof answer - 1) {
       ssize_t more = recv(fd, answer + got, sizeof answer - 1 - got, 0);

@@ -83,11 +83,10 @@ void halut_job_write_head(const struct halut_job *job, struct halut_json_out *ou
 }
 
 void halut_job_write_tail(const struct halut_job *job, struct halut_json_out *out) {
-  halut_json_out_format(out,
-                        ",\"timing_us\":{\"decode\":%" PRIu64 ",\"queue\":%" PRIu64
-                        ",\"compute\":%" PRIu64 "}",
-                        job->phase_ns[HALUT_JOB_DECODE] / 1000, job->phase_ns[HALUT_JOB_QUEUE] / 1000,
-                        job->phase_ns[HALUT_JOB_COMPUTE] / 1000);
+  halut_json_out_format(
+      out, ",\"timing_us\":{\"decode\":%" PRIu64 ",\"queue\":%" PRIu64 ",\"compute\":%" PRIu64 "}",
+      job->phase_ns[HALUT_JOB_DECODE] / 1000, job->phase_ns[HALUT_JOB_QUEUE] / 1000,
+      job->phase_ns[HALUT_JOB_COMPUTE] / 1000);
   if (job->stats.device_cycles > 0)
     halut_json_out_format(
         out,

@@ -1,8 +1,8 @@
 /* job.h: one inference from admission to answer.
  *
  * The loop makes a job, parks its request and submits it. A worker reads the body into a tensor
- * (classify.c, matmul.c), computes (compute.c), and writes the reply into the parked request. The loop
- * takes it back, counts it and resumes the request.
+ * (classify.c, matmul.c), computes (compute.c), and writes the reply into the parked request. The
+ * loop takes it back, counts it and resumes the request.
  */
 #ifndef HALUT_JOB_H
 #define HALUT_JOB_H
@@ -64,8 +64,8 @@ void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count);
 void halut_job_fail(struct halut_job *job, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 unsigned halut_job_status(int error);
-/* Sets job->entry by name (NULL: the only one) and allocates `in` and `out` for `rows`; false after a
- * failure. */
+/* Sets job->entry by name (NULL: the only one) and allocates `in` and `out` for `rows`; false after
+ * a failure. */
 bool halut_job_seat(struct halut_job *job, uint32_t rows);
 bool halut_job_choose(struct halut_job *job, const char *name);
 /* "crop" (the default: the centred square) or "squash"; NULL leaves it; false after a failure. */

@@ -18,10 +18,12 @@ enum { DESCRIPTORS_RESERVED = 64 };
 
 /* ---- settings that need the machine ---- */
 
-static void choose_backends(const struct halut_config *config, struct halut_catalog_options *options,
+static void choose_backends(const struct halut_config *config,
+                            struct halut_catalog_options *options,
                             struct halut_config_problems *problems) {
-  static const char *const wanted[][2] = {
-      [HALUT_BACKEND_CPU] = {"cpu"}, [HALUT_BACKEND_RTL] = {"rtl"}, [HALUT_BACKEND_BOTH] = {"cpu", "rtl"}};
+  static const char *const wanted[][2] = {[HALUT_BACKEND_CPU] = {"cpu"},
+                                          [HALUT_BACKEND_RTL] = {"rtl"},
+                                          [HALUT_BACKEND_BOTH] = {"cpu", "rtl"}};
   for (size_t i = 0; i < 2 && wanted[config->backend][i] != NULL; i++) {
     const char *name = wanted[config->backend][i];
     const struct halut_backend_ops *ops = halut_backends_find(name);
@@ -42,7 +44,8 @@ static void raise_descriptors(uint64_t connections) {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static FILE *access_open(const struct halut_config *config, struct halut_config_problems *problems) {
+static FILE *access_open(const struct halut_config *config,
+                         struct halut_config_problems *problems) {
   if (strcmp(config->access_log, "off") == 0)
     return NULL;
   if (strcmp(config->access_log, "json") == 0)
@@ -92,7 +95,8 @@ static int signals_open(struct halut_app *app) {
   static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
   for (size_t i = 0; i < 3; i++) {
     handles[i]->data = app;
-    if (uv_signal_init(&app->loop, handles[i]) != 0 || uv_signal_start(handles[i], on_signal, numbers[i]) != 0)
+    if (uv_signal_init(&app->loop, handles[i]) != 0 ||
+        uv_signal_start(handles[i], on_signal, numbers[i]) != 0)
       return HALUT_EIO;
   }
   return HALUT_OK;
@@ -145,7 +149,8 @@ static int report(const struct halut_config_problems *problems) {
   return 2;
 }
 
-/* Everything that can be wrong with the settings and the models is found before anything is served. */
+/* Everything that can be wrong with the settings and the models is found before anything is served.
+ */
 static int models_open(struct halut_app *app, struct halut_config_problems *problems) {
   static char lines[HALUT_REPORT_MAX];
   struct halut_diag diag = {0};
@@ -172,7 +177,8 @@ static int serve(struct halut_app *app) {
     fprintf(stderr, "halutd: %s\n", diag.text[0] != '\0' ? diag.text : "cannot start");
     return 1;
   }
-  halut_app_log(app, HALUT_LOG_INFO, "%u models ready, %u workers", app->catalog->count, app->workers);
+  halut_app_log(app, HALUT_LOG_INFO, "%u models ready, %u workers", app->catalog->count,
+                app->workers);
   uv_run(&app->loop, UV_RUN_DEFAULT);
   halut_app_log(app, HALUT_LOG_INFO, "drained");
   return 0;
@@ -212,7 +218,9 @@ int main(int argc, char **argv) {
   app.limits = (struct halut_job_limits){app.config.image_pixels_max, app.config.rows_max,
                                          (uint32_t)app.config.json_depth_max};
   long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers : cores > 0 ? (uint32_t)cores : 1;
+  app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers
+                : cores > 0            ? (uint32_t)cores
+                                       : 1;
   app.access_log = access_open(&app.config, &problems);
   models_open(&app, &problems);
   if (problems.count > 0) {

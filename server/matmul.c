@@ -44,7 +44,8 @@ static void npy_read(struct halut_job *job) {
   halut_npy_floats(&npy, 0, npy.count, values);
   for (size_t i = 0; i < npy.count; i++)
     if (!isfinite(values[i])) {
-      halut_job_fail(job, HALUT_EINVALID, "a[%zu][%zu]: not a finite float32", i / columns, i % columns);
+      halut_job_fail(job, HALUT_EINVALID, "a[%zu][%zu]: not a finite float32", i / columns,
+                     i % columns);
       return;
     }
 }
@@ -64,7 +65,8 @@ static float *numbers_read(struct halut_job *job, const struct halut_json_slice 
     halut_job_fail(job, HALUT_ENOMEM, "no memory for a; try again");
     return NULL;
   }
-  int error = halut_number_read(slice->text, slice->bytes, &options, values, capacity, shape, &diag);
+  int error =
+      halut_number_read(slice->text, slice->bytes, &options, values, capacity, shape, &diag);
   if (error == HALUT_OK)
     return values;
   halut_job_fail(job, error, "%s", diag.text);
@@ -96,7 +98,8 @@ static void envelope_read(struct halut_job *job, const struct halut_json *json) 
     values = NULL;
     job->out = malloc(job->entry->out_bytes * rows);
     if (job->out == NULL)
-      halut_job_fail(job, HALUT_ENOMEM, "no memory for %llu rows; try again", (unsigned long long)rows);
+      halut_job_fail(job, HALUT_ENOMEM, "no memory for %llu rows; try again",
+                     (unsigned long long)rows);
   }
   free(values);
 }

@@ -96,13 +96,16 @@ static void print_histogram(struct halut_json_out *out, const char *name, const 
 static void print_gauges(struct halut_json_out *out, const struct halut_gauges *gauges) {
   print_head(out, "build_info", "gauge", "The version, as a label.");
   halut_json_out_format(out, "halutd_build_info{version=\"%s\"} 1\n", HALUT_VERSION);
-  print_gauge(out, "ready", gauges->ready, "1 when models are loaded and the server is not draining.");
+  print_gauge(out, "ready", gauges->ready,
+              "1 when models are loaded and the server is not draining.");
   print_gauge(out, "connections", gauges->connections, "Open connections.");
-  print_gauge(out, "requests_in_progress", gauges->parked, "Requests waiting for a worker or in one.");
+  print_gauge(out, "requests_in_progress", gauges->parked,
+              "Requests waiting for a worker or in one.");
   print_gauge(out, "workers", gauges->workers, "Threads that compute.");
   print_gauge(out, "models", gauges->models, "Models being served.");
   print_gauge(out, "body_bytes_held", gauges->body_bytes, "Memory held by request bodies.");
-  print_gauge(out, "resident_memory_bytes", gauges->resident_bytes, "Resident memory of the process.");
+  print_gauge(out, "resident_memory_bytes", gauges->resident_bytes,
+              "Resident memory of the process.");
   print_head(out, "queue_length", "gauge", "Requests waiting for a worker.");
   halut_json_out_format(out, "halutd_queue_length{kind=\"network\"} %u\n", gauges->queue[0]);
   halut_json_out_format(out, "halutd_queue_length{kind=\"product\"} %u\n", gauges->queue[1]);
@@ -138,14 +141,19 @@ struct tally_counter {
 
 static const struct tally_counter tally_counters[] = {
     {offsetof(struct halut_tally, success), "inference_success_total", "Requests computed."},
-    {offsetof(struct halut_tally, failure), "inference_failure_total", "Requests that failed after their model was known."},
+    {offsetof(struct halut_tally, failure), "inference_failure_total",
+     "Requests that failed after their model was known."},
     {offsetof(struct halut_tally, rows), "inference_rows_total", "Images and rows computed."},
     {offsetof(struct halut_tally, executions), "batches_total", "Batches run."},
     {offsetof(struct halut_tally, stats.lookups), "lookups_total", "Table entries added."},
-    {offsetof(struct halut_tally, stats.device_cycles), "device_cycles_total", "Clock cycles of the accelerator."},
-    {offsetof(struct halut_tally, stats.device_stalls), "device_stall_cycles_total", "Of these, cycles spent waiting."},
-    {offsetof(struct halut_tally, stats.device_table_bytes), "device_table_bytes_total", "Table bytes loaded into the accelerator."},
-    {offsetof(struct halut_tally, stats.device_encodes), "device_encodes_total", "Codes made by the accelerator."},
+    {offsetof(struct halut_tally, stats.device_cycles), "device_cycles_total",
+     "Clock cycles of the accelerator."},
+    {offsetof(struct halut_tally, stats.device_stalls), "device_stall_cycles_total",
+     "Of these, cycles spent waiting."},
+    {offsetof(struct halut_tally, stats.device_table_bytes), "device_table_bytes_total",
+     "Table bytes loaded into the accelerator."},
+    {offsetof(struct halut_tally, stats.device_encodes), "device_encodes_total",
+     "Codes made by the accelerator."},
 };
 
 static void print_tally_counters(struct halut_json_out *out, const struct halut_metrics *metrics) {

@@ -1,7 +1,8 @@
 /* metrics.h: what the server counts, and its exposition for Prometheus.
  *
- * Everything is counted on the loop thread, where each job ends: plain integers, no locks, no atomics.
- * Counters of a model belong to its name, version and backend, and outlive reloads, so they only grow.
+ * Everything is counted on the loop thread, where each job ends: plain integers, no locks, no
+ * atomics. Counters of a model belong to its name, version and backend, and outlive reloads, so
+ * they only grow.
  */
 #ifndef HALUT_METRICS_H
 #define HALUT_METRICS_H
@@ -73,14 +74,15 @@ struct halut_gauges {
 
 void halut_histogram_add(struct halut_histogram *histogram, uint64_t ns);
 
-/* The tally of that name, version and backend, made if need be; NULL without memory. It lives as long as the
- * metrics. */
+/* The tally of that name, version and backend, made if need be; NULL without memory. It lives as
+ * long as the metrics. */
 struct halut_tally *halut_metrics_tally(struct halut_metrics *metrics, const char *model,
                                         uint32_t version, const char *backend);
 void halut_tally_batch(struct halut_tally *tally, uint32_t rows);
 
 /* `route` is an index of the routing table, or anything past it for none. */
-void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned status, uint64_t ns);
+void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned status,
+                           uint64_t ns);
 
 /* The text format 0.0.4. `patterns` are the paths of the routing table. */
 void halut_metrics_print(const struct halut_metrics *metrics, const struct halut_gauges *gauges,

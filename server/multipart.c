@@ -43,18 +43,21 @@ int halut_multipart_find(const uint8_t *body, size_t bytes, const char *boundary
   const uint8_t *end = body + bytes, *at;
   /* The first boundary has no line end before it. */
   if (bytes < mark_bytes - 2 || memcmp(body, mark + 2, mark_bytes - 2) != 0)
-    return halut_fail(diag, HALUT_EINVALID, 0, "multipart: the body does not begin with its boundary");
+    return halut_fail(diag, HALUT_EINVALID, 0,
+                      "multipart: the body does not begin with its boundary");
   at = body + mark_bytes - 2;
   for (;;) {
     if (end - at >= 2 && at[0] == '-' && at[1] == '-')
-      return halut_fail(diag, HALUT_ENOTFOUND, (uint64_t)(at - body), "multipart: no part named \"%s\"",
-                        name != NULL ? name : "");
+      return halut_fail(diag, HALUT_ENOTFOUND, (uint64_t)(at - body),
+                        "multipart: no part named \"%s\"", name != NULL ? name : "");
     if (end - at < 2 || at[0] != '\r' || at[1] != '\n')
-      return halut_fail(diag, HALUT_EINVALID, (uint64_t)(at - body), "multipart: a broken boundary line");
+      return halut_fail(diag, HALUT_EINVALID, (uint64_t)(at - body),
+                        "multipart: a broken boundary line");
     const uint8_t *headers = at;
     const uint8_t *blank = memmem(headers, (size_t)(end - headers), "\r\n\r\n", 4);
     if (blank == NULL || blank - headers > HEADERS_MAX)
-      return halut_fail(diag, HALUT_EINVALID, (uint64_t)(at - body), "multipart: a part's headers do not end");
+      return halut_fail(diag, HALUT_EINVALID, (uint64_t)(at - body),
+                        "multipart: a part's headers do not end");
     const uint8_t *data = blank + 4;
     const uint8_t *next = memmem(data, (size_t)(end - data), mark, mark_bytes);
     if (next == NULL)

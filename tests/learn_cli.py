@@ -60,7 +60,8 @@ class Learn(unittest.TestCase):
         self.assertAlmostEqual(report["nmse"], mse / exact[1200:].var(axis=0).mean(), places=6)
         self.assertAlmostEqual(report["r2"], 1 - report["nmse"], places=8)
         self.assertLess(report["nmse"], 0.25)
-        compared = json.loads(self.works(self.halut("matmul", "p.safetensors", "a.npy", "--compare", "b.npy", "--json")))
+        compare = self.halut("matmul", "p.safetensors", "a.npy", "--compare", "b.npy", "--json")
+        compared = json.loads(self.works(compare))
         self.assertAlmostEqual(compared["mse"] / ((c - exact) ** 2).mean(), 1, places=5)
         self.assertEqual(compared["lookups"], 1500 * 6 * 5)
 
@@ -126,7 +127,8 @@ class Learn(unittest.TestCase):
                    say + "w.npy: rows of 24 values are needed, as p.safetensors was learned on them")
         self.fails(self.halut("matmul", "p.safetensors", "a.npy", "--compare", "a.npy"), 1,
                    say + "a.npy: a matrix of 24 x 5 is needed")
-        self.fails(self.halut("matmul", "p.safetensors", "a.npy"), 2, say + "--output or --compare is needed; see --help")
+        self.fails(self.halut("matmul", "p.safetensors", "a.npy"), 2,
+                   say + "--output or --compare is needed; see --help")
         self.fails(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy", "--backend", "abacus"), 2,
                    say + 'no backend "abacus"')
 

@@ -116,7 +116,8 @@ def png(width, height, pixel=b"\x80\x40\x20"):
 def npy(values, columns):
     head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({len(values) // columns}, {columns}), }}"
     head += " " * (-(len(head) + 11) % 64) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + struct.pack(f"<{len(values)}f", *values)
+    body = struct.pack(f"<{len(values)}f", *values)
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + body
 
 
 class Serving(unittest.TestCase):
@@ -156,7 +157,8 @@ class Serving(unittest.TestCase):
         text = base64.b64encode(PIXELS).decode()
         forms = {
             "put": self.ask("PUT", "/v1/classify?top=10", PIXELS).json()["top"],
-            "b64": self.ask("POST", "/v1/classify", json.dumps({"image": {"b64": text}, "top": 10}).encode()).json()["top"],
+            "b64": self.ask("POST", "/v1/classify",
+                            json.dumps({"image": {"b64": text}, "top": 10}).encode()).json()["top"],
             "numbers": self.ask("POST", "/v1/classify?top=10", json.dumps({"instances": [list(PIXELS)]}).encode())
             .json()["predictions"][0]["top"],
             "pictures": self.ask("POST", "/v1/classify?top=10", json.dumps({"instances": [{"b64": text}]}).encode())

@@ -196,7 +196,8 @@ class Surrogate(unittest.TestCase):
         layer(x)
         layer.refresh()
         columns = columns_of(layer, x).astype(np.float64)
-        codes, rows, edges = reference_codes(layer, columns.astype(np.float32)), layer.rows().detach().numpy(), layer.ranges()
+        codes = reference_codes(layer, columns.astype(np.float32))
+        rows, edges = layer.rows().detach().numpy(), layer.ranges()
         got = layer.surrogate.permute(1, 2, 3, 0).reshape(layer.columns, -1).numpy()
         for c in range(layer.codebooks):
             part = columns[:, edges[c]:edges[c + 1]]

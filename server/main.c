@@ -164,7 +164,8 @@ static int models_open(struct halut_app *app, struct halut_config_problems *prob
   if (options.backend_count == 0)
     return HALUT_EINVALID;
   int error = halut_catalog_open(&options, NULL, &app->catalog, &bad, lines, &diag);
-  for (char *line = strtok(lines, "\n"); line != NULL; line = strtok(NULL, "\n"))
+  char *rest = NULL;
+  for (char *line = strtok_r(lines, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
     halut_config_problem(problems, "%s", line);
   if (error != HALUT_OK && bad == 0)
     halut_config_problem(problems, "%s", diag.text);

@@ -135,10 +135,11 @@ def table():
           "images/s at 624 MHz | uJ/image |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for resident, width, units, batch, counts, speed, energy in sweep():
-        print(f"| {'resident' if resident else 'streamed'} | {'-' if resident else width} | {units} | {batch} | "
+        print(f"| {'resident' if resident else 'streamed'} | {'-' if resident else width} | {units} | "
+              f"{batch} | "
               f"{counts['cycles']:.0f} | {counts['table_bytes']:.0f} | {speed:.0f} | {energy:.1f} |")
-    print(f"\nThe original publishes {ORIGINAL} for four units of 64 lanes, without loading its tables in time "
-          "and with the cycles of its four parallel units added up.")
+    print(f"\nThe original publishes {ORIGINAL} for four units of 64 lanes, without loading its tables in "
+          "time and with the cycles of its four parallel units added up.")
 
 
 def svg(path):

@@ -63,7 +63,7 @@ def random_layer(shape, seed, whole):
     rng = np.random.default_rng(seed)
     layer = HalutConv2d(channels, outputs, kernel, stride, pad, groups, codebooks=codebooks)
     edges = layer.ranges()
-    layer.split.copy_(torch.tensor([rng.integers(edges[c], edges[c + 1], 4) for c in range(codebooks)]))
+    layer.split.copy_(torch.from_numpy(np.array([rng.integers(edges[c], edges[c + 1], 4) for c in range(codebooks)])))
 
     def draw(*size):
         values = rng.integers(-3, 4, size) if whole else rng.normal(size=size)

@@ -16,6 +16,19 @@ enum { GUARD_BYTES = 64, POISON = 0xa5, VALUES_BYTES = 1 << 20 };
 
 static glob_t files;
 
+/* A build without Verilator has the accelerator's backend, but cannot open it. */
+static bool backend_missing(const struct halut_backend_ops *ops) {
+  struct halut_backend *backend = NULL;
+  struct halut_diag diag = {0};
+  int rc = ops->open(NULL, &backend, &diag);
+  ops->close(backend);
+  if (rc == 0)
+    return false;
+  ck_assert_msg(ops != &halut_backend_cpu, "the CPU backend: %s", diag.text);
+  printf("without backend %s: %s\n", ops->name, diag.text);
+  return true;
+}
+
 /* Ceilings to try on a backend; others than the CPU one have none. The last entry is NULL. */
 static const char *const ceilings[] = {"ref",
 #define XX(flag, bit, name) name,
@@ -110,6 +123,8 @@ START_TEST(computes_its_golden_example) {
   ck_assert_msg(halut_model_golden(model, &in, &out) == 0, "%s has no golden example", path);
   const uint32_t batches[] = {1, 2, 3, in.dim[0], in.dim[0] + 5};
   for (size_t b = 0; halut_backends[b]; b++) {
+    if (backend_missing(halut_backends[b]))
+      continue;
     for (size_t c = 0; c < CEILINGS; c++) {
       char text[32], what[256];
       const char *options = options_make(halut_backends[b], c, text);
@@ -185,6 +200,8 @@ START_TEST(shows_every_node_the_same_on_every_backend) {
       ck_assert_uint_eq(wanted.order[n], n);
   }
   for (size_t b = 0; halut_backends[b]; b++) {
+    if (backend_missing(halut_backends[b]))
+      continue;
     for (int plain = 0; plain < 2; plain++) {
       struct seen is = {0};
       golden_observe(model, halut_backends[b], NULL, plain, &is);
@@ -216,6 +233,8 @@ END_TEST
 
 START_TEST(counts_lookups) {
   for (size_t b = 0; halut_backends[b]; b++) {
+    if (backend_missing(halut_backends[b]))
+      continue;
     struct halut_model *model = model_open("models/golden/product-small.safetensors");
     struct halut_tensor in, out;
     struct halut_stats stats = {0};

@@ -104,6 +104,11 @@ class Maps(unittest.TestCase):
 
     def check(self, model, images):
         made, tensors, metadata = made_from(model, images)
+        for made_map in [step[-1] for step in made.steps if step[0] != "linear"]:
+            # A grid holds what was calibrated, so that the clipping that compare() allows is no way out.
+            low, high = made_map.step * (0 - made_map.zero), made_map.step * (255 - made_map.zero)
+            self.assertTrue((low <= np.minimum(made_map.low, 0) + 1e-6).all(), made_map.name)
+            self.assertTrue((high >= made_map.high - 1e-6).all(), made_map.name)
         for image in images[:2]:
             logits, maps = reference.network(tensors, metadata, image)
             maps["input"] = image.astype(np.int64)

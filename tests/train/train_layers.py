@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # test: training kernels and layers against plain NumPy, gradients against finite differences
-# timeout: 120
+# timeout: 200
+# tier: full
 """The reference here is loops over positions, levels and rows; it shares nothing with what it checks."""
 import ctypes
 import unittest
@@ -229,6 +230,12 @@ class Layers(unittest.TestCase):
                 halut = halut_like(dense)
                 self.assertEqual(halut(x).shape, dense(x).shape)
                 self.assertEqual(halut.bias is None, dense.bias is None)
+
+    def test_rows_are_the_table_as_it_was_set(self):
+        layer, rows = HalutConv2d(3, 70, 3), torch.randn(3, 16, 70)
+        layer.set_rows(rows)
+        self.assertTrue(torch.equal(layer.rows(), rows))
+        self.assertTrue(torch.equal(layer.table[1, 2, 15, :6], rows[2, 15, 64:]))
 
     def test_linear_looks_up_each_row(self):
         layer = HalutLinear(8, 3, codebooks=2)

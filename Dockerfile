@@ -22,7 +22,8 @@ LABEL org.opencontainers.image.title="halutd" \
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
       libmicrohttpd12 libuv1 libjansson4 libspng0 libjpeg62-turbo liblapacke liblapack3 libblas3 libstdc++6 \
- && rm -rf /var/lib/apt/lists/* \
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin \
  && groupadd -r -g 10001 halutd \
  && useradd -r -u 10001 -g halutd -d /nonexistent -s /usr/sbin/nologin halutd
 COPY --from=build /out /
@@ -33,6 +34,6 @@ ENV HALUTD_LISTEN=0.0.0.0:8080 HALUTD_MODELS=/usr/share/halut/models
 USER 10001:10001
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=10s --start-period=10s --retries=3 \
   CMD ["/usr/sbin/halutd", "--health", "http://127.0.0.1:8080/healthz"]
 ENTRYPOINT ["/usr/sbin/halutd"]

@@ -79,7 +79,7 @@ is_small() {
 }
 is_described() {
   podman image inspect "$image" | jq -e '.[0] | .Config.Labels["org.opencontainers.image.title"] == "halutd"
-    and (.Config.Healthcheck.Test | length) > 1 and .Config.User == "10001:10001"' &&
+    and ((.Config.Healthcheck // .Healthcheck).Test | length) > 1 and .Config.User == "10001:10001"' &&
     podman run --rm --entrypoint cat "$image" /usr/share/halut/sbom.spdx.json |
     jq -e '.packages | length > 50 and any(.name == "libmicrohttpd12")'
 }
@@ -102,8 +102,8 @@ stops_cleanly() {
   curl -sf --limit-rate 1K -T "$store/raw" "http://$(address "$name")/v1/classify" >"$store/answer" &
   local request=$!
   sleep 1
-  podman stop -t 20 "$name" >/dev/null &&
-    [ "$(podman inspect --format '{{.State.ExitCode}}' "$name")" = 0 ] && wait "$request" &&
+  podman kill -s TERM "$name" >/dev/null # `podman stop` also fails where systemd runs no timers
+  [ "$(timeout 30 podman wait "$name" 2>"$store/errors" | tail -n 1)" = 0 ] && wait "$request" &&
     jq -e .top "$store/answer"
 }
 

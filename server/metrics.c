@@ -9,7 +9,7 @@
 
 /* Upper bounds. One inference takes about half a millisecond, a busy server tens. */
 static const uint64_t time_bounds_us[HALUT_TIME_BUCKETS] = {
-    10,    25,    50,    100,    250,    500,    1000,    2500,
+    10,   25,    50,    100,   250,    500,    1000,    2500,
     5000, 10000, 25000, 50000, 100000, 250000, 1000000, 5000000};
 
 static const unsigned statuses[HALUT_STATUS_SLOTS] = {200, 204, 206, 304, 400, 401, 403, 404,
@@ -24,7 +24,8 @@ static const char *const phase_labels[HALUT_JOB_PHASES] = {
 
 void halut_histogram_add(struct halut_histogram *histogram, uint64_t ns) {
   size_t i = 0;
-  while (i < HALUT_TIME_BUCKETS && ns > time_bounds_us[i] * 1000u) i++;
+  while (i < HALUT_TIME_BUCKETS && ns > time_bounds_us[i] * 1000u)
+    i++;
   histogram->bucket[i]++;
   histogram->count++;
   histogram->sum_ns += ns;
@@ -37,7 +38,8 @@ struct halut_tally *halut_metrics_tally(struct halut_metrics *metrics, const cha
         strcmp(tally->backend, backend) == 0)
       return tally;
   struct halut_tally *tally = calloc(1, sizeof *tally);
-  if (tally == NULL) return NULL;
+  if (tally == NULL)
+    return NULL;
   snprintf(tally->model, sizeof tally->model, "%s", model);
   snprintf(tally->backend, sizeof tally->backend, "%s", backend);
   tally->version = version;
@@ -48,7 +50,8 @@ struct halut_tally *halut_metrics_tally(struct halut_metrics *metrics, const cha
 
 void halut_tally_batch(struct halut_tally *tally, uint32_t rows) {
   size_t i = 0;
-  while (i < HALUT_BATCH_BUCKETS && rows > 1u << i) i++;
+  while (i < HALUT_BATCH_BUCKETS && rows > 1u << i)
+    i++;
   tally->batch[i]++;
   tally->executions++;
   tally->batch_rows += rows;
@@ -57,8 +60,10 @@ void halut_tally_batch(struct halut_tally *tally, uint32_t rows) {
 void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned status,
                            uint64_t ns) {
   size_t slot = 0;
-  while (slot < HALUT_STATUS_SLOTS && statuses[slot] != status) slot++;
-  if (slot == HALUT_STATUS_SLOTS) slot = 20; /* an answer nobody planned is a fault: 500 */
+  while (slot < HALUT_STATUS_SLOTS && statuses[slot] != status)
+    slot++;
+  if (slot == HALUT_STATUS_SLOTS)
+    slot = 20; /* an answer nobody planned is a fault: 500 */
   metrics->requests[route < HALUT_ROUTES_MAX ? route : HALUT_ROUTES_MAX][slot]++;
   halut_histogram_add(&metrics->answer, ns);
 }
@@ -117,7 +122,8 @@ static void print_requests(struct halut_json_out *out, const struct halut_metric
                            const char *const *patterns, size_t pattern_count) {
   print_head(out, "requests_total", "counter", "Requests answered, by path and status.");
   for (size_t i = 0; i <= HALUT_ROUTES_MAX; i++) {
-    if (i >= pattern_count && i < HALUT_ROUTES_MAX) continue;
+    if (i >= pattern_count && i < HALUT_ROUTES_MAX)
+      continue;
     const char *path = i < pattern_count ? patterns[i] : "other";
     for (size_t s = 0; s < HALUT_STATUS_SLOTS; s++)
       if (metrics->requests[i][s] > 0)

@@ -15,8 +15,8 @@
 #include "json.h"
 
 enum {
-  HALUT_TIME_BUCKETS = 16,  /* and one past the last */
-  HALUT_BATCH_BUCKETS = 9,  /* 1, 2, 4 ... 256, and one past the last */
+  HALUT_TIME_BUCKETS = 16, /* and one past the last */
+  HALUT_BATCH_BUCKETS = 9, /* 1, 2, 4 ... 256, and one past the last */
   HALUT_STATUS_SLOTS = 24,
   HALUT_ROUTES_MAX = 96
 };
@@ -28,27 +28,27 @@ struct halut_histogram {
 
 /* The phases of a job. One list: field, label. */
 #define HALUT_PHASE_MAP(XX)                                                                        \
-  XX(QUEUE, "queue")     /* waiting for a worker */                                                \
-  XX(DECODE, "decode")   /* body to tensor */                                                      \
-  XX(COMPUTE, "compute") /* the batch it was part of */                                            \
-  XX(REPLY, "reply")     /* result to body */                                                      \
+  XX(QUEUE, "queue")       /* waiting for a worker */                                              \
+  XX(DECODE, "decode")     /* body to tensor */                                                    \
+  XX(COMPUTE, "compute")   /* the batch it was part of */                                          \
+  XX(REPLY, "reply")       /* result to body */                                                    \
   XX(OVERHEAD, "overhead") /* of the whole time in the server, what is none of the above */
 
 enum halut_job_phase {
 #define XX(name, label) HALUT_JOB_##name,
   HALUT_PHASE_MAP(XX)
 #undef XX
-  HALUT_JOB_PHASES
+      HALUT_JOB_PHASES
 };
 
 struct halut_tally {
   struct halut_tally *next;
   char model[64], backend[16];
   uint32_t version;
-  uint64_t success, failure;   /* requests */
-  uint64_t rows, executions;   /* computed: images or rows; calls of the backend */
-  uint64_t last_ms;            /* since 1970, of the last success */
-  uint64_t failed_ns;          /* spent in the server by failures */
+  uint64_t success, failure; /* requests */
+  uint64_t rows, executions; /* computed: images or rows; calls of the backend */
+  uint64_t last_ms;          /* since 1970, of the last success */
+  uint64_t failed_ns;        /* spent in the server by failures */
   struct halut_histogram phase[HALUT_JOB_PHASES];
   struct halut_histogram total;
   uint64_t batch[HALUT_BATCH_BUCKETS + 1], batch_rows;

@@ -98,7 +98,7 @@ serves_a_mounted_folder() {
 }
 stops_cleanly() {
   # A request that is still arriving when the signal comes is answered first.
-  head -c 3072 models/photo/cat.jpg >"$store/raw" # as many bytes as a raw picture has
+  tail -c 3072 models/photo/cat.jpg >"$store/raw" # a raw picture: as many bytes, no JPEG header
   curl -sf --limit-rate 1K -T "$store/raw" "http://$(address "$name")/v1/classify" >"$store/answer" &
   local request=$!
   sleep 1

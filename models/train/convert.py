@@ -7,6 +7,7 @@ the trees by the error of the layer's output and solves the tables by ridge regr
 layer's products; then the batch-norm statistics are measured again.
 """
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -56,22 +57,29 @@ def dense_matrix(layer):
 
 
 @torch.no_grad()
-def sample_rows(model, layer, images, rows, seed):
-    """`rows` im2col rows of the layer's input at random positions, evenly over the images."""
+def sample_rows(model, layer, images, rows, seed, teacher=None, twin=None):
+    """`rows` im2col rows of the layer's input at random positions, evenly over the images; and those of
+    `twin`, the same layer in the dense `teacher`, at the same positions (None without one)."""
     seen = {}
-    hook = layer.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
-    rng = np.random.default_rng(seed)
-    parts, left = [], rows
+    hooks = [m.register_forward_pre_hook(lambda m, args: seen.update({id(m): args[0].float()}))
+             for m in (layer, twin) if m is not None]
+    parts, left = [[], []], rows
     size = 250
-    model.eval()
     for start in range(0, len(images), size):
+        x = normalise(images[start:start + size])
         with torch.autocast("cpu", torch.bfloat16):
-            model(normalise(images[start:start + size]))
+            for m in (model, teacher):
+                if m is not None:
+                    m.eval()(x)
         batches_left = (len(images) - start + size - 1) // size
-        parts.append(random_patches(layer, seen["x"].float(), -(-left // batches_left), rng))
-        left -= len(parts[-1])
-    hook.remove()
-    return torch.cat(parts)
+        count = -(-left // batches_left)
+        for part, m in zip(parts, (layer, twin)):
+            if m is not None:
+                part.append(random_patches(m, seen[id(m)], count, np.random.default_rng((seed, start))))
+        left -= len(parts[0][-1])
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(parts[0]), torch.cat(parts[1]) if twin is not None else None
 
 
 def random_patches(layer, x, count, rng):
@@ -89,13 +97,18 @@ def random_patches(layer, x, count, rng):
     return windows[n, :, oy, ox].reshape(len(n), -1)
 
 
-def learn(layer, dense, rows, program, tree_rows=12000, ridge=1.0):
-    """Fills a Halut layer by `halut learn` on im2col rows of its input. Returns the learner's report."""
+def learn(layer, dense, rows, program, target=None, tree_rows=12000, ridge=1.0):
+    """Fills a Halut layer by `halut learn` on im2col rows of its input, fitted to the dense layer's products
+    of these rows or to `target`. Returns the learner's report."""
     with tempfile.TemporaryDirectory() as folder:
         a, b, out = (os.path.join(folder, name) for name in ("a.npy", "b.npy", "out.safetensors"))
         np.save(a, rows.numpy().astype(np.float32))
         np.save(b, np.ascontiguousarray(dense_matrix(dense).numpy().astype(np.float32)))
-        done = subprocess.run([program, "learn", "--a", a, "--b", b, "-C", str(layer.codebooks), "-o", out,
+        aim = []
+        if target is not None:
+            np.save(os.path.join(folder, "t.npy"), target.numpy().astype(np.float32))
+            aim = ["--target", os.path.join(folder, "t.npy")]
+        done = subprocess.run([program, "learn", *aim, "--a", a, "--b", b, "-C", str(layer.codebooks), "-o", out,
                                "--by-output", "--tree-rows", str(min(tree_rows, len(rows))),
                                "--ridge", str(ridge), "--heldout", "0.05", "--json"],
                               check=True, stdout=subprocess.PIPE, text=True)
@@ -140,13 +153,18 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
     """Converts the named Conv2d and Linear layers of `model` in place, in the order given.
 
     images: uint8 [n][C][H][W] training images; names: default every Conv2d but the first; codebooks: name ->
-    number, default one an input channel; batches: augmented batches for the batch-norm statistics."""
+    number, default one an input channel; batches: augmented batches for the batch-norm statistics.
+
+    The tables aim at what the dense network's layer gives for its own, unharmed input, so that each layer makes up
+    for part of the error that comes to it."""
+    teacher = copy.deepcopy(model)
     convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     for number, name in enumerate(names or convolutions[1:]):
         dense = model.get_submodule(name)
         layer = halut_like(dense, (codebooks or {}).get(name))
         rows = max(ROWS_MIN, ROWS_PER_PROTOTYPE * 16 * layer.codebooks)
-        result = learn(layer, dense, sample_rows(model, dense, images, rows, seed=number), program)
+        found, wanted = sample_rows(model, dense, images, rows, number, teacher, teacher.get_submodule(name))
+        result = learn(layer, dense, found, program, wanted @ dense_matrix(dense))
         replace(model, name, layer)
         if batches is not None:
             recalibrate(model, batches, 8)

@@ -30,14 +30,14 @@ def halut_layers(model):
     return [m for m in model.modules() if isinstance(m, HalutConv2d)]
 
 
-def groups(model, rate, decay):
-    """Parameter groups: tables decay a little, thresholds move at half the rate, the rest at the full one."""
+def groups(model, rate, decay, threshold_share):
+    """Parameter groups: tables decay a little, thresholds move at a share of the rate, the rest at the full one."""
     tables = [m.table for m in halut_layers(model)]
     thresholds = [m.threshold for m in halut_layers(model)]
     known = {id(p) for p in tables + thresholds}
     rest = [p for p in model.parameters() if id(p) not in known]
     return [{"params": tables, "share": 1.0, "weight_decay": decay},
-            {"params": thresholds, "share": 0.5, "weight_decay": 0.0},
+            {"params": thresholds, "share": threshold_share, "weight_decay": 0.0},
             {"params": rest, "share": 1.0, "weight_decay": 0.0}]
 
 
@@ -60,6 +60,8 @@ def main():
     cli.add_argument("--batch", type=int, default=128)
     cli.add_argument("--rate", type=float, default=3e-3)
     cli.add_argument("--decay", type=float, default=0.01)
+    cli.add_argument("--threshold-share", type=float, default=0.5, help="of the rate, for thresholds; 0 keeps them")
+    cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two fits of the surrogate")
     cli.add_argument("--cutout", type=int, default=0)
@@ -78,10 +80,10 @@ def main():
     teacher.eval()
     model = halut_resnet9()
     model.load_state_dict(torch.load(args.start)["model"])
-    average = Average(model, 0.999)
+    average = Average(model, args.average)
     for layer in halut_layers(model):
         layer.fast = True
-    optimiser = torch.optim.AdamW(groups(model, args.rate, args.decay), lr=args.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(groups(model, args.rate, args.decay, args.threshold_share), lr=args.rate, betas=(0.9, 0.99))
     first = 0
     if os.path.exists(args.out):
         state = torch.load(args.out)
@@ -92,7 +94,8 @@ def main():
         first = batches.epoch = state["epoch"]
     log = Log(args.out + ".csv", ["epoch", "loss", "validation_average", "seconds"])
 
-    warm, total_steps, step = 200, args.epochs * len(batches), first * len(batches)
+    total_steps, step = args.epochs * len(batches), first * len(batches)
+    warm = min(200, total_steps // 10)
     for epoch in range(first, args.epochs):
         start, total = time.time(), 0.0
         bar = Progress(len(batches), f"epoch {epoch + 1}")

@@ -92,12 +92,16 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
   const uint32_t *at = packed->at + run->entry;
   const __m256i none = _mm256_setzero_si256();
   __m256i w0 = none, w1 = none, w2 = none, w3 = none, h0 = none, h1 = none, h2 = none, h3 = none;
+/* Tells the compiler that both sums are in registers here. gcc 12 otherwise copies or spills some
+ * of them at each step, at 128 rows 8 to 18 % slower (core/PERFORMANCE.md). */
+#define KEEP(w, h) __asm__("" : "+x"(w), "+x"(h))
 #define LOOKUP(t, c, v) _mm256_shuffle_epi8(t, avx2_load((c) + 32 * (v)))
 #define WIDEN(v, bytes)                                                                            \
   if ((v) < vectors) {                                                                             \
     __m256i sum = bytes;                                                                           \
     w##v = _mm256_add_epi16(w##v, sum);                                                            \
     h##v = _mm256_add_epi16(h##v, avx2_odd(sum));                                                  \
+    KEEP(w##v, h##v);                                                                              \
   }
 #define EACH(BYTES)                                                                                \
   WIDEN(0, BYTES(0))                                                                               \
@@ -132,6 +136,7 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
 #undef EACH
 #undef WIDEN
 #undef LOOKUP
+#undef KEEP
   struct avx2_sums sums = {.odd = {h0, h1, h2, h3}};
   sums.even[0] = _mm256_sub_epi16(w0, _mm256_slli_epi16(h0, 8));
   sums.even[1] = _mm256_sub_epi16(w1, _mm256_slli_epi16(h1, 8));

@@ -264,6 +264,13 @@ static void http_resume_accepting(struct halut_http *http) {
 
 /* ---- deadlines and draining ---- */
 
+/* The daemon reads until the data ends and then waits for the next event, so that it never sees the
+ * end of a peer whose last bytes and end arrived together. Bytes it has not read yet are its own. */
+static bool connection_is_over(const struct halut_connection *connection) {
+  char byte;
+  return recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 static void connection_check(struct halut_http *http, struct halut_connection *connection,
                              uint64_t now_ns) {
   uint64_t age_ms = (now_ns - connection->since_ns) / 1000000u;
@@ -290,6 +297,11 @@ static void connection_check(struct halut_http *http, struct halut_connection *c
     if (age_ms > (request_ms > idle_ms ? request_ms : idle_ms))
       reason = "slow-reader";
     break;
+  }
+  if (reason == NULL && age_ms >= TICK_MS && connection->phase != HALUT_PHASE_SENDING &&
+      connection_is_over(connection)) {
+    shutdown(connection->fd, SHUT_RDWR);
+    return;
   }
   if (reason == NULL && is_past_drain)
     reason = "drain-timeout-ms";

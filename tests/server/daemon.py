@@ -278,6 +278,27 @@ class Serving(unittest.TestCase):
         self.daemon.send(os.urandom(3000))
         self.assertEqual(self.ask("POST", "/v1/classify", PIXELS).status, 200)
 
+    def test_peers_that_leave_with_their_last_bytes_are_noticed(self):
+        daemon = Daemon()  # its request-timeout-ms is 30 s: only being noticed helps
+
+        def connections():
+            lines = daemon.ask("GET", "/metrics").body.decode().splitlines()
+            return int([line for line in lines
+                        if line.startswith("halutd_connections ")][0].split()[1])
+
+        whole = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 3072\r\n\r\n" + PIXELS
+        for cut in (10, 40, 60, 500, 2000):
+            for _ in range(20):
+                connection = daemon.connect()
+                connection.sendall(whole[:cut])
+                connection.close()
+        left, deadline = connections(), time.time() + 10
+        while left > 1 and time.time() < deadline:  # one is the connection that asks
+            time.sleep(0.2)
+            left = connections()
+        self.assertEqual(daemon.stop(), 0)
+        self.assertEqual(left, 1)
+
     def test_metrics_count(self):
         def success():
             text = self.ask("GET", "/metrics").body.decode()

@@ -265,7 +265,8 @@ static void http_resume_accepting(struct halut_http *http) {
 /* ---- deadlines and draining ---- */
 
 /* The daemon reads until the data ends and then waits for the next event, so that it never sees the
- * end of a peer whose last bytes and end arrived together. Bytes it has not read yet are its own. */
+ * end of a peer whose last bytes and end arrived together. Bytes it has not read yet are its
+ * own. */
 static bool connection_is_over(const struct halut_connection *connection) {
   char byte;
   return recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;

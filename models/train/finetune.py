@@ -83,7 +83,8 @@ def main():
     average = Average(model, args.average)
     for layer in halut_layers(model):
         layer.fast = True
-    optimiser = torch.optim.AdamW(groups(model, args.rate, args.decay, args.threshold_share), lr=args.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(groups(model, args.rate, args.decay, args.threshold_share),
+                                  lr=args.rate, betas=(0.9, 0.99))
     first = 0
     if os.path.exists(args.out):
         state = torch.load(args.out)

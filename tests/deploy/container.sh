@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# test: the container image builds, and the daemon in it works with everything taken away from it
-# tier: full
-# timeout: 1500
+# The container image builds, and the daemon in it works with everything taken away from it. Run by
+# `make container-test`, not by `make test`: it builds everything a second time.
 #
 # Needs root, podman and runc (`make deps-deploy`). Images are kept in BUILD/container, apart from the
 # machine's own. Where no registry is reached, the base image is made from Debian's packages.

@@ -46,6 +46,9 @@ extern const size_t halut_route_count;
 void halut_app_ended(void *self, const struct halut_request *request, bool sent);
 void halut_app_dropped(void *self, const char *reason);
 
+/* Models are loaded and no signal has asked to stop. */
+bool halut_app_is_ready(const struct halut_app *app);
+
 /* Starts to load the model directory anew, unless that is under way. */
 void halut_app_reload(struct halut_app *app);
 

@@ -33,7 +33,7 @@ static bool picture_read(struct halut_job *job, const uint8_t *bytes, size_t siz
   const struct halut_model_info *info = job->entry->info;
   struct halut_image_options options = {.width = info->width,
                                         .height = info->height,
-                                        .fit = job->squash ? HALUT_IMAGE_SQUASH : HALUT_IMAGE_CROP,
+                                        .fit = job->fit,
                                         .pixels_max = job->limits->pixels_max};
   struct halut_diag diag = {0};
   int error = halut_image_decode(bytes, size, &options, image_at(job, row), NULL, &diag);
@@ -113,29 +113,19 @@ static bool pictures_read(struct halut_job *job, const struct halut_json *json,
   return true;
 }
 
-bool halut_job_fit(struct halut_job *job, const char *fit) {
-  if (fit == NULL)
-    return true;
-  if (strcmp(fit, "crop") == 0 || strcmp(fit, "squash") == 0) {
-    job->squash = strcmp(fit, "squash") == 0;
-    return true;
-  }
-  halut_job_fail(job, HALUT_EINVALID, "fit: must be \"crop\" or \"squash\", not \"%.32s\"", fit);
-  return false;
-}
-
 static bool envelope_read(struct halut_job *job, const struct halut_json *json) {
   struct halut_diag diag = {0};
   int64_t top = job->top;
   const char *fit = NULL;
   if (halut_json_only(json->root, members, &diag) != HALUT_OK ||
-      halut_json_get_int(json->root, "top", false, 1, 1000, &top, &diag) != HALUT_OK ||
-      halut_json_get_text(json->root, "fit", false, &fit, &diag) != HALUT_OK) {
+      halut_json_get_int(json->root, "top", false, 1, HALUT_TOP_MAX, &top, &diag) != HALUT_OK ||
+      halut_json_get_text(json->root, "fit", false, &fit, &diag) != HALUT_OK ||
+      halut_image_fit_read(fit, &job->fit, &diag) != HALUT_OK) {
     halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
     return false;
   }
   job->top = (uint32_t)top;
-  if (!halut_job_fit(job, fit) || !halut_job_options(job, json->root))
+  if (!halut_job_options(job, json->root))
     return false;
   const json_t *image = json_object_get(json->root, "image");
   const json_t *instances = json_object_get(json->root, "instances");
@@ -166,7 +156,7 @@ static void json_read(struct halut_job *job, const uint8_t *bytes, size_t size) 
   halut_json_close(json);
 }
 
-void halut_classify_read(struct halut_job *job) {
+static void classify_read(struct halut_job *job) {
   const uint8_t *bytes = job->request->body;
   size_t size = job->request->body_bytes;
   struct halut_diag diag = {0};
@@ -221,7 +211,7 @@ static void top_write(const struct halut_job *job, const int32_t *logits,
   halut_json_out_format(out, "]");
 }
 
-void halut_classify_write(struct halut_job *job) {
+static void classify_write(struct halut_job *job) {
   struct halut_json_out out = {0};
   const int32_t *logits = job->out;
   uint32_t classes = job->entry->info->classes;
@@ -241,3 +231,5 @@ void halut_classify_write(struct halut_job *job) {
   halut_job_write_tail(job, &out);
   halut_job_reply(job, &out);
 }
+
+const struct halut_job_form halut_classify_form = {classify_read, classify_write};

@@ -18,10 +18,8 @@ static void job_read(struct halut_job *job) {
     halut_job_fail(job, HALUT_ETIMEOUT, "the request waited longer than compute-timeout-ms");
   else if (start - job->item.arrived_ns > GONE_AFTER_NS && halut_request_gone(job->request))
     halut_job_fail(job, HALUT_ECANCELED, "the peer has left");
-  else if (job->kind == HALUT_NETWORK)
-    halut_classify_read(job);
   else
-    halut_matmul_read(job);
+    job->form->read(job);
   job->phase_ns[HALUT_JOB_DECODE] = halut_clock_ns() - start;
 }
 
@@ -111,10 +109,7 @@ static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) 
 
 static void job_write(struct halut_job *job) {
   uint64_t start = halut_clock_ns();
-  if (job->kind == HALUT_NETWORK)
-    halut_classify_write(job);
-  else
-    halut_matmul_write(job);
+  job->form->write(job);
   job->phase_ns[HALUT_JOB_REPLY] = halut_clock_ns() - start;
 }
 

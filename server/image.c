@@ -634,3 +634,12 @@ int halut_image_decode(const uint8_t *bytes, size_t size, const struct halut_ima
   }
   return fail_unknown(bytes, size, options, diag);
 }
+
+int halut_image_fit_read(const char *word, enum halut_image_fit *out, struct halut_diag *diag) {
+  if (word != NULL && strcmp(word, "crop") != 0 && strcmp(word, "squash") != 0)
+    return halut_fail(diag, HALUT_EINVALID, 0, "fit: must be \"crop\" or \"squash\", not \"%.32s\"",
+                      word);
+  if (word != NULL)
+    *out = strcmp(word, "squash") == 0 ? HALUT_IMAGE_SQUASH : HALUT_IMAGE_CROP;
+  return HALUT_OK;
+}

@@ -68,4 +68,7 @@ int halut_image_decode(const uint8_t *bytes, size_t size, const struct halut_ima
                        uint8_t *planar, struct halut_image_info *info_out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 
+/* "crop" or "squash" to *out; NULL leaves it. HALUT_EINVALID for any other word. */
+int halut_image_fit_read(const char *word, enum halut_image_fit *out, struct halut_diag *diag);
+
 #endif

@@ -12,15 +12,27 @@
 #include "batcher.h"
 #include "catalog.h"
 #include "http.h"
+#include "image.h"
 #include "metrics.h"
 
 enum { HALUT_LANE_NETWORK = 0, HALUT_LANE_PRODUCT = 1, HALUT_LANES = 2 };
+enum { HALUT_TOP_DEFAULT = 5, HALUT_TOP_MAX = 1000 }; /* classes in an answer */
 
 /* Limits a worker checks; from the configuration. */
 struct halut_job_limits {
   uint64_t pixels_max, rows_max;
   uint32_t depth_max;
 };
+
+struct halut_job;
+
+/* A way to ask and to be answered, on the worker: `read` takes the body to job->entry, rows and in;
+ * on failure it makes the reply and sets job->failed. `write` takes job->out to the reply. */
+struct halut_job_form {
+  void (*read)(struct halut_job *job);
+  void (*write)(struct halut_job *job);
+};
+extern const struct halut_job_form halut_classify_form, halut_matmul_form;
 
 struct halut_job {
   struct halut_item item; /* first: the pool hands it back */
@@ -29,6 +41,7 @@ struct halut_job {
   struct halut_catalog *catalog;
   const struct halut_job_limits *limits;
   enum halut_kind kind;
+  const struct halut_job_form *form;
   char boundary[71]; /* of a multipart body, or "" */
 
   /* Asked for: by the query, then by the body. */
@@ -36,7 +49,7 @@ struct halut_job {
   char text[128];
   int backend; /* index in the catalogue's options */
   uint32_t top;
-  bool squash;
+  enum halut_image_fit fit;
   bool is_npy; /* product: the answer is an .npy array, as the body was */
 
   /* Made by the worker. */
@@ -50,13 +63,6 @@ struct halut_job {
   uint64_t phase_ns[HALUT_JOB_PHASES];
 };
 
-/* Worker: body to job->entry, rows and in; on failure the reply is made and job->failed set. */
-void halut_classify_read(struct halut_job *job);
-void halut_matmul_read(struct halut_job *job);
-/* Worker: job->out to the reply. */
-void halut_classify_write(struct halut_job *job);
-void halut_matmul_write(struct halut_job *job);
-
 /* Worker: everything for a batch of one lane. */
 void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count);
 
@@ -68,8 +74,6 @@ unsigned halut_job_status(int error);
  * a failure. */
 bool halut_job_seat(struct halut_job *job, uint32_t rows);
 bool halut_job_choose(struct halut_job *job, const char *name);
-/* "crop" (the default: the centred square) or "squash"; NULL leaves it; false after a failure. */
-bool halut_job_fit(struct halut_job *job, const char *fit);
 /* Takes "model" and "backend" from a JSON body; false after a failure. */
 bool halut_job_options(struct halut_job *job, const json_t *object);
 

@@ -104,7 +104,7 @@ static void envelope_read(struct halut_job *job, const struct halut_json *json) 
   free(values);
 }
 
-void halut_matmul_read(struct halut_job *job) {
+static void matmul_read(struct halut_job *job) {
   const char *body = (const char *)job->request->body;
   size_t bytes = job->request->body_bytes;
   struct halut_diag diag = {0};
@@ -146,7 +146,7 @@ static void npy_write(struct halut_job *job) {
                                 .owned = true};
 }
 
-void halut_matmul_write(struct halut_job *job) {
+static void matmul_write(struct halut_job *job) {
   struct halut_json_out out = {0};
   if (job->is_npy) {
     npy_write(job);
@@ -159,3 +159,5 @@ void halut_matmul_write(struct halut_job *job) {
   halut_job_write_tail(job, &out);
   halut_job_reply(job, &out);
 }
+
+const struct halut_job_form halut_matmul_form = {matmul_read, matmul_write};

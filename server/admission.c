@@ -1,0 +1,133 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "clock.h"
+#include "handlers.h"
+
+void halut_answer(struct halut_request *request, unsigned status, const char *type,
+                  struct halut_json_out *out) {
+  struct halut_reply reply = {.status = status, .type = type, .owned = true};
+  reply.body = halut_json_out_take(out, &reply.bytes);
+  if (reply.body == NULL)
+    halut_request_error(request, 503, "no memory for the reply; try again");
+  else
+    halut_request_reply(request, &reply);
+}
+
+bool halut_query_only(struct halut_request *request, const char *const *names) {
+  const char *stranger = halut_request_stranger(request, names);
+  char list[128] = "";
+  size_t used = 0;
+  if (stranger == NULL)
+    return true;
+  for (; *names != NULL && used < sizeof list; names++)
+    used += (size_t)snprintf(list + used, sizeof list - used, "%s%s",
+                             used == 0          ? ""
+                             : names[1] != NULL ? ", "
+                                                : " and ",
+                             *names);
+  halut_request_error(request, 400, "unknown parameter \"%.32s\"; there are %s", stranger, list);
+  return false;
+}
+
+static void job_count(struct halut_app *app, struct halut_job *job) {
+  const struct halut_model_info *info = job->entry->info;
+  struct halut_tally *tally = halut_metrics_tally(
+      &app->metrics, info->name, info->version, job->catalog->options.backends[job->backend]->name);
+  if (tally == NULL)
+    return;
+  uint64_t total = halut_clock_ns() - job->request->arrived_ns, known = 0;
+  if (job->failed) {
+    tally->failure++;
+    tally->failed_ns += total;
+    return;
+  }
+  tally->success++;
+  tally->rows += job->rows;
+  if (job->batch_rows > 0)
+    halut_tally_batch(tally, job->batch_rows);
+  for (size_t p = 0; p < HALUT_JOB_OVERHEAD; p++) {
+    known += job->phase_ns[p];
+    halut_histogram_add(&tally->phase[p], job->phase_ns[p]);
+  }
+  halut_histogram_add(&tally->phase[HALUT_JOB_OVERHEAD], total > known ? total - known : 0);
+  halut_histogram_add(&tally->total, total);
+  tally->stats.lookups += job->stats.lookups;
+  tally->stats.device_cycles += job->stats.device_cycles;
+  tally->stats.device_stalls += job->stats.device_stalls;
+  tally->stats.device_table_bytes += job->stats.device_table_bytes;
+  tally->stats.device_encodes += job->stats.device_encodes;
+}
+
+static void job_free(void *context) {
+  struct halut_job *job = context;
+  halut_catalog_drop(job->catalog);
+  halut_job_free(job);
+}
+
+static void job_done(struct halut_item *item) {
+  struct halut_job *job = (struct halut_job *)item;
+  struct halut_app *app = job->app;
+  if (item->status == HALUT_ETIMEOUT)
+    app->metrics.timed_out++;
+  if (job->entry != NULL)
+    job_count(app, job);
+  halut_http_resume(job->request);
+}
+
+bool halut_job_query(struct halut_job *job, struct halut_request *request) {
+  const char *model = halut_request_query(request, "model");
+  const char *backend = halut_request_query(request, "backend");
+  if (model != NULL && strlen(model) >= sizeof job->text) {
+    halut_request_error(request, 404, "no model has so long a name");
+    return false;
+  }
+  if (model != NULL) {
+    memcpy(job->text, model, strlen(model) + 1);
+    job->model_name = job->text;
+  }
+  job->backend = halut_catalog_backend(job->catalog, backend);
+  if (job->backend < 0)
+    halut_request_error(request, 400, "backend: \"%.32s\" is not open here", backend);
+  return job->backend >= 0;
+}
+
+struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
+                                enum halut_kind kind, const struct halut_job_form *form) {
+  if (!halut_app_is_ready(app)) {
+    app->metrics.rejected_unready++;
+    halut_request_error(request, 503, app->draining ? "shutting down" : "no model is loaded yet");
+    return NULL;
+  }
+  struct halut_job *job = calloc(1, sizeof *job);
+  if (job == NULL) {
+    halut_request_error(request, 503, "no memory for the request; try again");
+    return NULL;
+  }
+  job->request = request;
+  job->app = app;
+  job->kind = kind;
+  job->form = form;
+  job->limits = &app->limits;
+  job->catalog = halut_catalog_hold(app->catalog);
+  request->context = job;
+  request->context_free = job_free;
+  return job;
+}
+
+void halut_job_submit(struct halut_app *app, struct halut_job *job) {
+  uint64_t now = halut_clock_ns();
+  job->item.lane = job->kind == HALUT_NETWORK ? HALUT_LANE_NETWORK : HALUT_LANE_PRODUCT;
+  job->item.arrived_ns = now;
+  job->item.deadline_ns = now + app->config.compute_timeout_ms * 1000000u;
+  job->item.done = job_done;
+  int error = halut_pool_submit(app->pool, &job->item, now);
+  if (error == HALUT_OK) {
+    halut_request_park(job->request);
+  } else {
+    app->metrics.rejected_queue++;
+    halut_request_error(job->request, 503, "%u requests are waiting already (queue-max); try again",
+                        (unsigned)app->config.queue_max);
+  }
+}

@@ -1,0 +1,37 @@
+/* handlers.h: what answers each row of the routing table, and what handlers share.
+ *
+ * Loop thread alone. A handler answers at once from what the loop knows, or makes a job and submits
+ * it (admission.c), which parks the request.
+ */
+#ifndef HALUT_HANDLERS_H
+#define HALUT_HANDLERS_H
+
+#include "app.h"
+
+/* ---- monitor.c: the page, health and metrics ---- */
+halut_handler_fn halut_handle_page, halut_handle_health, halut_handle_metrics;
+
+/* ---- listing.c: the models ---- */
+halut_handler_fn halut_handle_models, halut_handle_model;
+
+/* ---- inference.c: pictures and matrices ---- */
+halut_handler_fn halut_handle_classify, halut_handle_matmul;
+
+/* ---- shared ---- */
+
+/* Answers with what was written to `out`. */
+void halut_answer(struct halut_request *request, unsigned status, const char *type,
+                  struct halut_json_out *out);
+/* False after an answer: the query has a parameter that is not in the NULL-terminated `names`. */
+bool halut_query_only(struct halut_request *request, const char *const *names);
+
+/* admission.c. A job of the current catalogue, owned by the request; NULL after an answer (503
+ * while draining or loading). `form` reads and writes it. */
+struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
+                                enum halut_kind kind, const struct halut_job_form *form);
+/* Takes "model" and "backend" from the query. False after an answer. */
+bool halut_job_query(struct halut_job *job, struct halut_request *request);
+/* Queues the job and parks its request, or answers 503. */
+void halut_job_submit(struct halut_app *app, struct halut_job *job);
+
+#endif

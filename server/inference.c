@@ -1,0 +1,49 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "handlers.h"
+#include "multipart.h"
+
+static bool top_query(struct halut_job *job, struct halut_request *request) {
+  const char *text = halut_request_query(request, "top");
+  struct halut_diag diag = {0};
+  char *end = NULL;
+  job->top = HALUT_TOP_DEFAULT;
+  if (text != NULL) {
+    long top = strtol(text, &end, 10);
+    if (end == text || *end != '\0' || top < 1 || top > HALUT_TOP_MAX) {
+      halut_request_error(request, 400, "top: must be a whole number in 1..%d, not \"%.32s\"",
+                          HALUT_TOP_MAX, text);
+      return false;
+    }
+    job->top = (uint32_t)top;
+  }
+  if (halut_image_fit_read(halut_request_query(request, "fit"), &job->fit, &diag) == HALUT_OK)
+    return true;
+  halut_request_error(request, 400, "%s", diag.text);
+  return false;
+}
+
+void halut_handle_classify(void *self, struct halut_request *request) {
+  static const char *const names[] = {"model", "backend", "top", "fit", NULL};
+  if (!halut_query_only(request, names))
+    return;
+  struct halut_job *job = halut_job_new(self, request, HALUT_NETWORK, &halut_classify_form);
+  if (job == NULL || !halut_job_query(job, request) || !top_query(job, request))
+    return;
+  if (halut_multipart_boundary(halut_request_header(request, "Content-Type"), job->boundary) ==
+      HALUT_EINVALID)
+    halut_request_error(request, 400,
+                        "Content-Type: multipart/form-data without a usable boundary");
+  else
+    halut_job_submit(self, job);
+}
+
+void halut_handle_matmul(void *self, struct halut_request *request) {
+  static const char *const names[] = {"model", "backend", NULL};
+  if (!halut_query_only(request, names))
+    return;
+  struct halut_job *job = halut_job_new(self, request, HALUT_PRODUCT, &halut_matmul_form);
+  if (job != NULL && halut_job_query(job, request))
+    halut_job_submit(self, job);
+}

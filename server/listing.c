@@ -1,0 +1,63 @@
+#include <stdio.h>
+
+#include "handlers.h"
+
+static void entry_print(const struct halut_catalog *catalog, const struct halut_entry *entry,
+                        struct halut_json_out *out) {
+  const struct halut_model_info *info = entry->info;
+  halut_json_out_format(out, "{\"name\":\"%s\",\"version\":%u,\"kind\":\"%s\"", info->name,
+                        info->version, info->kind == HALUT_NETWORK ? "network" : "product");
+  if (info->kind == HALUT_NETWORK) {
+    halut_json_out_format(out,
+                          ",\"channels\":%u,\"height\":%u,\"width\":%u,\"classes\":%u,\"labels\":[",
+                          info->channels, info->height, info->width, info->classes);
+    for (uint32_t i = 0; i < info->classes; i++) {
+      halut_json_out_format(out, i > 0 ? "," : "");
+      halut_json_out_string(out, info->labels[i]);
+    }
+    halut_json_out_format(out, "]");
+  } else {
+    halut_json_out_format(out, ",\"columns\":%u,\"outputs\":%u,\"codebooks\":%u", info->columns,
+                          info->outputs, info->lut.codebooks);
+    if (info->heldout_nmse == info->heldout_nmse)
+      halut_json_out_format(out, ",\"nmse\":%.6g", info->heldout_nmse);
+  }
+  halut_json_out_format(out,
+                        ",\"table_bytes\":%zu,\"file_bytes\":%zu,\"sha256\":\"%s\",\"backends\":[",
+                        info->table_bytes, info->file_bytes, info->sha256);
+  for (uint32_t b = 0; b < catalog->options.backend_count; b++)
+    halut_json_out_format(out, "%s\"%s\"", b > 0 ? "," : "", catalog->options.backends[b]->name);
+  halut_json_out_format(out, "]}");
+}
+
+void halut_handle_models(void *self, struct halut_request *request) {
+  const struct halut_app *app = self;
+  struct halut_json_out out = {0};
+  halut_json_out_format(&out, "{\"models\":[");
+  for (uint32_t i = 0; app->catalog != NULL && i < app->catalog->count; i++) {
+    halut_json_out_format(&out, i > 0 ? "," : "");
+    entry_print(app->catalog, app->catalog->entries[i], &out);
+  }
+  halut_json_out_format(&out, "]}\n");
+  halut_answer(request, 200, "application/json", &out);
+}
+
+void halut_handle_model(void *self, struct halut_request *request) {
+  const struct halut_app *app = self;
+  struct halut_json_out out = {0};
+  char name[HALUT_NAME_MAX];
+  snprintf(name, sizeof name, "%.*s", (int)request->capture[0].bytes, request->capture[0].text);
+  struct halut_entry *entry = NULL;
+  if (app->catalog != NULL && request->capture[0].bytes < sizeof name) {
+    entry = halut_catalog_find(app->catalog, HALUT_NETWORK, name, 0, NULL);
+    if (entry == NULL)
+      entry = halut_catalog_find(app->catalog, HALUT_PRODUCT, name, 0, NULL);
+  }
+  if (entry == NULL) {
+    halut_request_error(request, 404, "no model named \"%s\"", name);
+    return;
+  }
+  entry_print(app->catalog, entry, &out);
+  halut_json_out_format(&out, "\n");
+  halut_answer(request, 200, "application/json", &out);
+}

@@ -6,6 +6,9 @@
 #include <string.h>
 
 /* Each target is its own libFuzzer program (make fuzz); here they share one, under other names. */
+#define LLVMFuzzerTestOneInput fuzz_base64
+#include "fuzz_base64.c"
+#undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput fuzz_config
 #include "fuzz_config.c"
 #undef LLVMFuzzerTestOneInput
@@ -17,6 +20,9 @@
 #undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput fuzz_json
 #include "fuzz_json.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_multipart
+#include "fuzz_multipart.c"
 #undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput fuzz_npy
 #include "fuzz_npy.c"
@@ -33,10 +39,12 @@ enum { CORPUS_FILE_MAX = 1 << 20 };
 static const struct {
   const char *name;
   int (*run)(const uint8_t *data, size_t size);
-} targets[] = {{"config", fuzz_config},
+} targets[] = {{"base64", fuzz_base64},
+               {"config", fuzz_config},
                {"guard", fuzz_guard},
                {"image", fuzz_image},
                {"json", fuzz_json},
+               {"multipart", fuzz_multipart},
                {"npy", fuzz_npy},
                {"number", fuzz_number},
                {"safetensors", fuzz_safetensors}};

@@ -9,11 +9,11 @@ seconds=${1:?usage: tests/fuzz.sh SECONDS [TARGET...]}
 shift
 out=${FUZZ_OUT:-build-fuzz}
 mkdir -p "$out"
-[ $# -gt 0 ] || set -- config guard image json npy number safetensors
+[ $# -gt 0 ] || set -- base64 config guard image json multipart npy number safetensors
 for target in "$@"; do
   clang -std=c17 -O1 -g -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=undefined "tests/fuzz_$target.c" \
-    server/{base64,config,guard,image,json,number}.c models/{npy,safetensors}.c core/halut.c \
+    server/{base64,config,guard,image,json,multipart,number}.c models/{npy,safetensors}.c core/halut.c \
     -o "$out/fuzz_$target" -lm -ljansson -lspng -ljpeg -lz -lnettle
   mkdir -p "$out/found_$target"
   echo "$target: $seconds s"

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "graph.h"
+#include "json_load.h"
 #include "safetensors.h"
 
 enum { GOLDEN_MAX = 16, SHA256_HEX = 64, NUMBER_TEXT_MAX = 32 };
@@ -108,10 +109,11 @@ static int real_parse(const struct halut_model *model, const char *key, bool zer
 static int json_parse(const struct halut_model *model, const char *key, json_t **out,
                       struct halut_diag *diag) {
   json_error_t error;
-  *out = json_loads(halut_safetensors_value(model->file, key), JSON_REJECT_DUPLICATES, &error);
-  if (*out)
+  const char *text = halut_safetensors_value(model->file, key);
+  int rc = halut_json_load(text, strlen(text), out, &error);
+  if (rc == 0)
     return 0;
-  if (json_error_code(&error) == json_error_out_of_memory)
+  if (rc == HALUT_ENOMEM)
     return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for metadata \"%s\"", key);
   return halut_fail(diag, HALUT_EFORMAT, 0, "metadata \"%s\" is not JSON: character %d: %s", key,
                     error.position, error.text);

@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "json_load.h"
+
 enum { LENGTH_BYTES = 8 };
 
 struct halut_safetensors {
@@ -119,14 +121,14 @@ static int header_parse(struct halut_safetensors *file, struct halut_diag *diag)
                       (unsigned long long)length, file->bytes);
   file->header_bytes = (size_t)length;
   json_error_t error;
-  file->root = json_loadb((const char *)file->map + LENGTH_BYTES, file->header_bytes,
-                          JSON_REJECT_DUPLICATES, &error);
-  if (!file->root) {
-    uint64_t at = LENGTH_BYTES + (uint64_t)(error.position > 0 ? error.position : 0);
-    if (json_error_code(&error) == json_error_out_of_memory)
-      return halut_fail(diag, HALUT_ENOMEM, at, "no memory for the header");
-    return halut_fail(diag, HALUT_EFORMAT, at, "header is not JSON: %s", error.text);
-  }
+  int rc = halut_json_load((const char *)file->map + LENGTH_BYTES, file->header_bytes, &file->root,
+                           &error);
+  if (rc == HALUT_ENOMEM)
+    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the header");
+  if (rc)
+    return halut_fail(diag, HALUT_EFORMAT,
+                      LENGTH_BYTES + (uint64_t)(error.position > 0 ? error.position : 0),
+                      "header is not JSON: %s", error.text);
   if (!json_is_object(file->root))
     return halut_fail(diag, HALUT_EFORMAT, 0, "header is not a JSON object");
   return 0;

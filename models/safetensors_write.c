@@ -20,23 +20,45 @@ static size_t fill_bytes(size_t bytes) {
   return (HALUT_ALIGN - bytes % HALUT_ALIGN) % HALUT_ALIGN;
 }
 
+static int fail_memory(struct halut_diag *diag) {
+  return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the header");
+}
+
 /* Adds `name` to the header; takes the `entry` reference. */
 static int header_add(json_t *root, const char *name, json_t *entry, struct halut_diag *diag) {
   if (!entry)
-    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the header");
+    return fail_memory(diag);
   if (json_object_get(root, name)) {
     json_decref(entry);
     return halut_fail(diag, HALUT_EINVALID, 0, "tensor \"%.64s\" is given twice", name);
   }
-  if (json_object_set_new(root, name, entry) != 0)
-    return halut_fail(diag, HALUT_EINVALID, 0, "tensor name \"%.64s\" is not UTF-8", name);
-  return 0;
+  errno = 0; /* jansson fails alike for bad UTF-8 and for want of memory */
+  if (json_object_set_new(root, name, entry) == 0)
+    return 0;
+  return errno == ENOMEM
+             ? fail_memory(diag)
+             : halut_fail(diag, HALUT_EINVALID, 0, "tensor name \"%.64s\" is not UTF-8", name);
 }
 
+static int pair_add(json_t *pairs, const char *key, const char *value, struct halut_diag *diag) {
+  if (json_object_get(pairs, key))
+    return halut_fail(diag, HALUT_EINVALID, 0, "metadata \"%.64s\" is given twice", key);
+  errno = 0;
+  if (json_object_set_new(pairs, key, json_string(value)) == 0)
+    return 0;
+  return errno == ENOMEM
+             ? fail_memory(diag)
+             : halut_fail(diag, HALUT_EINVALID, 0, "metadata \"%.64s\" is not UTF-8", key);
+}
+
+/* NULL without memory. */
 static json_t *tensor_entry(const struct halut_tensor *tensor, size_t begin, size_t bytes) {
   json_t *shape = json_array();
   for (uint32_t i = 0; i < tensor->rank; i++)
-    json_array_append_new(shape, json_integer(tensor->dim[i]));
+    if (json_array_append_new(shape, json_integer(tensor->dim[i])) != 0) {
+      json_decref(shape);
+      return NULL;
+    }
   return json_pack("{s:s, s:o, s:[I,I]}", "dtype", halut_dtype_name(tensor->dtype), "shape", shape,
                    "data_offsets", (json_int_t)begin, (json_int_t)(begin + bytes));
 }
@@ -92,21 +114,21 @@ static void data_hash(const struct halut_named_tensor *tensors, size_t count, ch
 static int header_build(const struct halut_named_tensor *tensors, size_t count,
                         const struct halut_text_pair *metadata, size_t metadata_count,
                         char **text_out, size_t *bytes_out, struct halut_diag *diag) {
-  int rc = HALUT_ENOMEM;
+  int rc = 0;
   char *text = NULL, hex[65];
   json_t *root = json_object(), *pairs = json_object();
   if (!root || json_object_set(root, "__metadata__", pairs) != 0) {
-    halut_fail(diag, rc, 0, "no memory for the header");
+    rc = fail_memory(diag);
     goto done;
   }
   for (size_t i = 0; i < metadata_count; i++) {
     const struct halut_text_pair *pair = &metadata[i];
-    if (json_object_get(pairs, pair->key) || strcmp(pair->key, HALUT_SHA256_KEY) == 0 ||
-        json_object_set_new(pairs, pair->key, json_string(pair->value)) != 0) {
-      rc = halut_fail(diag, HALUT_EINVALID, 0,
-                      "metadata \"%.64s\" is given twice, reserved or not UTF-8", pair->key);
+    if (strcmp(pair->key, HALUT_SHA256_KEY) == 0)
+      rc = halut_fail(diag, HALUT_EINVALID, 0, "metadata \"%.64s\" is reserved", pair->key);
+    else
+      rc = pair_add(pairs, pair->key, pair->value, diag);
+    if (rc)
       goto done;
-    }
   }
   size_t at = 0;
   for (size_t i = 0; i < count; i++) {
@@ -115,7 +137,9 @@ static int header_build(const struct halut_named_tensor *tensors, size_t count,
       goto done;
   }
   data_hash(tensors, count, hex);
-  json_object_set_new(pairs, HALUT_SHA256_KEY, json_string(hex));
+  rc = pair_add(pairs, HALUT_SHA256_KEY, hex, diag);
+  if (rc)
+    goto done;
   size_t length = json_dumpb(root, NULL, 0, JSON_COMPACT), fill = fill_bytes(LENGTH_BYTES + length);
   if (length + fill > HALUT_HEADER_MAX) {
     rc = halut_fail(diag, HALUT_ELIMIT, 0, "header of %zu bytes exceeds %d", length,
@@ -124,7 +148,7 @@ static int header_build(const struct halut_named_tensor *tensors, size_t count,
   }
   text = malloc(LENGTH_BYTES + length + fill);
   if (!text || length == 0) {
-    rc = halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the header");
+    rc = fail_memory(diag);
     goto done;
   }
   for (unsigned i = 0; i < LENGTH_BYTES; i++)
@@ -208,7 +232,8 @@ int halut_safetensors_write(const char *path, const struct halut_named_tensor *t
     return rc;
   int fd = part_open(path, &part);
   if (fd < 0) {
-    rc = halut_fail(diag, HALUT_EIO, 0, "cannot write %.100s: %s", path, strerror(errno));
+    rc = halut_fail(diag, errno == ENOMEM ? HALUT_ENOMEM : HALUT_EIO, 0,
+                    "cannot write %.100s: %s", path, strerror(errno));
     goto done;
   }
   bool written =

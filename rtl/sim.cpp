@@ -27,8 +27,14 @@ namespace {
 
 enum Stream { kLoad, kIn, kAcc, kOut, kStreams };
 
+// The model runs on its caller's thread: a pool of its own would idle, and ends the program when it
+// cannot be made.
+struct Context : VerilatedContext {
+  Context() { threads(1); }
+};
+
 struct Sim {
-  VerilatedContext context;
+  Context context;
   Model top{&context};
   std::unique_ptr<VerilatedFstC> fst;
   uint64_t cycles = 0;

@@ -5,12 +5,12 @@
  * into what the client sent. */
 #include "json.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../models/json_load.h"
 #include "config.h"
 #include "number.h"
 
@@ -246,15 +246,11 @@ static int fail_syntax(const struct split *s, const json_error_t *error) {
 
 static int load_envelope(struct split *s, struct halut_json *json) {
   json_error_t error;
-  errno = 0;
-  json->root = json_loadb(s->envelope, s->envelope_bytes, JSON_REJECT_DUPLICATES, &error);
-  if (json->root == NULL) {
-    /* jansson has a code for it, but mostly calls it a syntax error. */
-    if (errno == ENOMEM) {
-      return halut_fail(s->diag, HALUT_ENOMEM, 0, "JSON: no memory for the body");
-    }
+  int failed = halut_json_load(s->envelope, s->envelope_bytes, &json->root, &error);
+  if (failed == HALUT_ENOMEM)
+    return halut_fail(s->diag, HALUT_ENOMEM, 0, "JSON: no memory for the body");
+  if (failed != HALUT_OK)
     return fail_syntax(s, &error);
-  }
   if (!json_is_object(json->root)) {
     return halut_fail(s->diag, HALUT_EINVALID, 0, "JSON: the body must be an object");
   }

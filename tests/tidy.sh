@@ -104,12 +104,13 @@ blanks() {
   grep -nHP '\t' -- "${c_files[@]}" /dev/null | sed 's/\(:[0-9]*:\).*/\1 a tab/'
 }
 
-# A name inside a string or a comment is no call. A test may run a program.
+# A name inside a string or a comment is no call. A test may run a program; json_load.c says why jansson is read there.
 banned_calls() {
-  awk -v names='strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|atof|alloca|rand|strtok|mktemp|tmpnam' '
+  awk -v names='strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|atof|alloca|rand|strtok|mktemp|tmpnam' \
+    -v own='^(tests/|models/json_load[.]c$)' '
     { text = $0; gsub(/"([^"\\]|\\.)*"/, "\"\"", text); sub(/\/\/.*/, "", text)
       gsub(/\/\*[^*]*\*\//, "", text); if (text ~ /^ *(\/?\*|\*\/)/) next
-      banned = "(^|[^A-Za-z0-9_.>])(" names (FILENAME ~ /^tests\// ? "" : "|system") ") *\\("
+      banned = "(^|[^A-Za-z0-9_.>])(" names (FILENAME ~ own ? "" : "|system|json_load[a-z]*") ") *\\("
       if (match(text, banned))
         print FILENAME ":" FNR ": banned call:" substr(text, RSTART, RLENGTH - 1) }
   ' "${c_files[@]}" /dev/null

@@ -52,6 +52,7 @@ breaks blanks core/a.c 'int b; \n'
 breaks blanks core/a.c '\tint b;\n'
 breaks call core/a.c 'void b(char *t) { strcpy(t, "x"); }\n'
 breaks call core/a.c 'int b(void) { return rand(); }\n'
+breaks call models/a.c 'void b(void) { json_loads("", 0, 0); }\n'
 breaks mark core/a.c '/* TO''DO: more */\n'
 breaks machine tests/c.sh 'ls /ro''ot/x\n'
 breaks function core/a.c "int b(void) {\n$(printf '  a_get();\\n%.0s' {1..80})}\n"

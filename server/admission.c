@@ -76,9 +76,16 @@ static void job_done(struct halut_item *item) {
   halut_http_resume(job->request);
 }
 
+bool halut_job_query_backend(struct halut_job *job, struct halut_request *request) {
+  const char *backend = halut_request_query(request, "backend");
+  job->backend = halut_catalog_backend(job->catalog, backend);
+  if (job->backend < 0)
+    halut_request_error(request, 400, "backend: \"%.32s\" is not open here", backend);
+  return job->backend >= 0;
+}
+
 bool halut_job_query(struct halut_job *job, struct halut_request *request) {
   const char *model = halut_request_query(request, "model");
-  const char *backend = halut_request_query(request, "backend");
   if (model != NULL && strlen(model) >= sizeof job->text) {
     halut_request_error(request, 404, "no model has so long a name");
     return false;
@@ -87,10 +94,7 @@ bool halut_job_query(struct halut_job *job, struct halut_request *request) {
     memcpy(job->text, model, strlen(model) + 1);
     job->model_name = job->text;
   }
-  job->backend = halut_catalog_backend(job->catalog, backend);
-  if (job->backend < 0)
-    halut_request_error(request, 400, "backend: \"%.32s\" is not open here", backend);
-  return job->backend >= 0;
+  return halut_job_query_backend(job, request);
 }
 
 struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,

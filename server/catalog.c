@@ -290,6 +290,18 @@ struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum
   return best;
 }
 
+struct halut_entry *halut_catalog_named(const struct halut_catalog *catalog, const char *name,
+                                        uint32_t version) {
+  struct halut_entry *best = NULL;
+  for (uint32_t i = 0; i < catalog->count; i++) {
+    const struct halut_model_info *info = catalog->entries[i]->info;
+    if (strcmp(info->name, name) == 0 && (version == 0 || info->version == version) &&
+        (best == NULL || info->version > best->info->version))
+      best = catalog->entries[i];
+  }
+  return best;
+}
+
 int halut_catalog_backend(const struct halut_catalog *catalog, const char *name) {
   if (name == NULL)
     return 0;

@@ -58,6 +58,9 @@ void halut_catalog_drop(struct halut_catalog *catalog); /* NULL is fine */
  * NULL with a reason in *diag. */
 struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum halut_kind kind,
                                        const char *name, uint32_t version, struct halut_diag *diag);
+/* The newest of that name and any kind, or with `version` that one; NULL if there is none. */
+struct halut_entry *halut_catalog_named(const struct halut_catalog *catalog, const char *name,
+                                        uint32_t version);
 /* Index in options.backends; NULL asks for the default. -1 if it is not open. */
 int halut_catalog_backend(const struct halut_catalog *catalog, const char *name);
 

@@ -2,7 +2,6 @@
  * that tells the boundary), else JSON if it is an object from brace to brace, else a picture. */
 #include "job.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +10,7 @@
 #include "image.h"
 #include "multipart.h"
 #include "number.h"
+#include "ranking.h"
 
 static const char *const json_keys[] = {"instances", "b64", NULL};
 static const char *const members[] = {"model", "backend", "top", "fit", "image", "instances", NULL};
@@ -28,8 +28,8 @@ static uint8_t *image_at(const struct halut_job *job, uint32_t row) {
   return (uint8_t *)job->in + row * job->entry->in_bytes;
 }
 
-/* Decodes one picture into row `row`. */
-static bool picture_read(struct halut_job *job, const uint8_t *bytes, size_t size, uint32_t row) {
+bool halut_job_picture(struct halut_job *job, const char *where, const uint8_t *bytes, size_t size,
+                       uint32_t row) {
   const struct halut_model_info *info = job->entry->info;
   struct halut_image_options options = {.width = info->width,
                                         .height = info->height,
@@ -38,15 +38,16 @@ static bool picture_read(struct halut_job *job, const uint8_t *bytes, size_t siz
   struct halut_diag diag = {0};
   int error = halut_image_decode(bytes, size, &options, image_at(job, row), NULL, &diag);
   if (error != HALUT_OK)
-    halut_job_fail(job, error, "%s%s", job->many ? "instances: " : "", diag.text);
+    halut_job_fail(job, error, "%s%s", where, diag.text);
   return error == HALUT_OK;
 }
 
-static bool base64_read(struct halut_job *job, const struct halut_json_slice *slice, uint32_t row) {
+bool halut_job_base64(struct halut_job *job, const char *where,
+                      const struct halut_json_slice *slice, uint32_t row) {
   struct halut_diag diag = {0};
   size_t bytes = 0;
   if (slice == NULL || !slice->is_string) {
-    halut_job_fail(job, HALUT_EINVALID, "b64: must be a base64 string");
+    halut_job_fail(job, HALUT_EINVALID, "%sb64: must be a base64 string", where);
     return false;
   }
   uint8_t *data = malloc(halut_base64_decoded_max(slice->bytes));
@@ -56,8 +57,8 @@ static bool base64_read(struct halut_job *job, const struct halut_json_slice *sl
   }
   int error = halut_base64_decode(slice->text, slice->bytes, data, &bytes, &diag);
   if (error != HALUT_OK)
-    halut_job_fail(job, error, "b64: %s", diag.text);
-  bool is_read = error == HALUT_OK && picture_read(job, data, bytes, row);
+    halut_job_fail(job, error, "%sb64: %s", where, diag.text);
+  bool is_read = error == HALUT_OK && halut_job_picture(job, where, data, bytes, row);
   free(data);
   return is_read;
 }
@@ -107,8 +108,9 @@ static bool pictures_read(struct halut_job *job, const struct halut_json *json,
   if (!halut_job_seat(job, (uint32_t)count))
     return false;
   for (uint32_t i = 0; i < count; i++)
-    if (!base64_read(
-            job, halut_json_slice(json, json_object_get(json_array_get(instances, i), "b64")), i))
+    if (!halut_job_base64(
+            job, "instances: ",
+            halut_json_slice(json, json_object_get(json_array_get(instances, i), "b64")), i))
       return false;
   return true;
 }
@@ -135,7 +137,7 @@ static bool envelope_read(struct halut_job *job, const struct halut_json *json) 
   }
   if (image != NULL)
     return halut_job_seat(job, 1) &&
-           base64_read(job, halut_json_slice(json, json_object_get(image, "b64")), 0);
+           halut_job_base64(job, "", halut_json_slice(json, json_object_get(image, "b64")), 0);
   job->many = true;
   const struct halut_json_slice *slice = halut_json_slice(json, instances);
   if (slice != NULL && !slice->is_string)
@@ -176,7 +178,7 @@ static void classify_read(struct halut_job *job) {
     return;
   }
   if (halut_job_choose(job, job->model_name) && halut_job_seat(job, 1))
-    picture_read(job, bytes, size, 0);
+    halut_job_picture(job, "", bytes, size, 0);
 }
 
 /* ---- the answer ---- */
@@ -184,29 +186,16 @@ static void classify_read(struct halut_job *job) {
 static void top_write(const struct halut_job *job, const int32_t *logits,
                       struct halut_json_out *out) {
   const struct halut_model_info *info = job->entry->info;
-  uint32_t classes = info->classes, top = job->top < classes ? job->top : classes;
-  int32_t best = INT32_MIN, bound = 0;
-  uint32_t last = 0;
-  double sum = 0;
-  for (uint32_t i = 0; i < classes; i++)
-    best = logits[i] > best ? logits[i] : best;
-  for (uint32_t i = 0; i < classes; i++)
-    sum += exp((double)info->logit_scale * ((double)logits[i] - best));
+  uint32_t top = job->top < info->classes ? job->top : info->classes;
+  uint32_t order[HALUT_TOP_MAX];
+  struct halut_softmax softmax = halut_softmax_of(logits, info->classes, info->logit_scale);
+  halut_rank(logits, info->classes, top, order);
   halut_json_out_format(out, "[");
   for (uint32_t place = 0; place < top; place++) {
-    /* The next in the order of logit, then of index. */
-    uint32_t next = classes;
-    for (uint32_t i = 0; i < classes; i++) {
-      bool is_after = place == 0 || logits[i] < bound || (logits[i] == bound && i > last);
-      if (is_after && (next == classes || logits[i] > logits[next]))
-        next = i;
-    }
-    bound = logits[next];
-    last = next;
     halut_json_out_format(out, "%s{\"label\":", place > 0 ? "," : "");
-    halut_json_out_string(out, info->labels[next]);
-    halut_json_out_format(out, ",\"index\":%u,\"probability\":%.6f}", next,
-                          exp((double)info->logit_scale * ((double)bound - best)) / sum);
+    halut_json_out_string(out, info->labels[order[place]]);
+    halut_json_out_format(out, ",\"index\":%u,\"probability\":%.6f}", order[place],
+                          halut_softmax_at(&softmax, logits[order[place]]));
   }
   halut_json_out_format(out, "]");
 }

@@ -20,6 +20,8 @@ static void job_read(struct halut_job *job) {
     halut_job_fail(job, HALUT_ECANCELED, "the peer has left");
   else
     job->form->read(job);
+  if (!job->failed && job->wait_max_ns > 0 && job->phase_ns[HALUT_JOB_QUEUE] > job->wait_max_ns)
+    halut_job_fail(job, HALUT_ETIMEOUT, "the request waited longer than its timeout");
   job->phase_ns[HALUT_JOB_DECODE] = halut_clock_ns() - start;
 }
 

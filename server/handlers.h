@@ -29,7 +29,8 @@ bool halut_query_only(struct halut_request *request, const char *const *names);
  * while draining or loading). `form` reads and writes it. */
 struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
                                 enum halut_kind kind, const struct halut_job_form *form);
-/* Takes "model" and "backend" from the query. False after an answer. */
+/* Takes "backend", or that and "model", from the query. False after an answer. */
+bool halut_job_query_backend(struct halut_job *job, struct halut_request *request);
 bool halut_job_query(struct halut_job *job, struct halut_request *request);
 /* Queues the job and parks its request, or answers 503. */
 void halut_job_submit(struct halut_app *app, struct halut_job *job);

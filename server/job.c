@@ -49,6 +49,15 @@ bool halut_job_choose(struct halut_job *job, const char *name) {
   return job->entry != NULL;
 }
 
+bool halut_job_backend(struct halut_job *job, const char *backend) {
+  int index = backend == NULL ? job->backend : halut_catalog_backend(job->catalog, backend);
+  if (index < 0)
+    halut_job_fail(job, HALUT_EINVALID, "backend: \"%.32s\" is not open here", backend);
+  else
+    job->backend = index;
+  return index >= 0;
+}
+
 bool halut_job_options(struct halut_job *job, const json_t *object) {
   struct halut_diag diag = {0};
   const char *model = NULL, *backend = NULL;
@@ -57,23 +66,21 @@ bool halut_job_options(struct halut_job *job, const json_t *object) {
     halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
     return false;
   }
-  if (backend != NULL) {
-    job->backend = halut_catalog_backend(job->catalog, backend);
-    if (job->backend < 0) {
-      halut_job_fail(job, HALUT_EINVALID, "backend: \"%.32s\" is not open here", backend);
-      return false;
-    }
-  }
-  return halut_job_choose(job, model != NULL ? model : job->model_name);
+  return halut_job_backend(job, backend) &&
+         halut_job_choose(job, model != NULL ? model : job->model_name);
 }
 
-bool halut_job_seat(struct halut_job *job, uint32_t rows) {
+bool halut_job_adopt(struct halut_job *job, uint32_t rows, void *in) {
   job->rows = rows;
-  job->in = malloc(job->entry->in_bytes * rows);
+  job->in = in;
   job->out = malloc(job->entry->out_bytes * rows);
   if (job->in == NULL || job->out == NULL)
     halut_job_fail(job, HALUT_ENOMEM, "no memory for %u rows; try again", rows);
   return !job->failed;
+}
+
+bool halut_job_seat(struct halut_job *job, uint32_t rows) {
+  return halut_job_adopt(job, rows, malloc(job->entry->in_bytes * rows));
 }
 
 void halut_job_write_head(const struct halut_job *job, struct halut_json_out *out) {
@@ -113,6 +120,8 @@ void halut_job_reply(struct halut_job *job, struct halut_json_out *out) {
 void halut_job_free(struct halut_job *job) {
   if (job == NULL)
     return;
+  if (job->detail_free != NULL)
+    job->detail_free(job->detail);
   free(job->in);
   free(job->out);
   free(job);

@@ -50,6 +50,9 @@ struct halut_job {
   int backend; /* index in the catalogue's options */
   uint32_t top;
   enum halut_image_fit fit;
+  uint64_t wait_max_ns; /* 0: as long as compute-timeout-ms lets it */
+  void *detail;         /* of the form, or NULL; detail_free is called when the job ends */
+  void (*detail_free)(void *detail);
   bool is_npy; /* product: the answer is an .npy array, as the body was */
 
   /* Made by the worker. */
@@ -70,10 +73,20 @@ void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count);
 void halut_job_fail(struct halut_job *job, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 unsigned halut_job_status(int error);
-/* Sets job->entry by name (NULL: the only one) and allocates `in` and `out` for `rows`; false after
- * a failure. */
-bool halut_job_seat(struct halut_job *job, uint32_t rows);
+/* Sets job->entry by name (NULL: the only one); false after a failure. */
 bool halut_job_choose(struct halut_job *job, const char *name);
+/* Allocates `in` and `out` for `rows`, or takes `in` over from malloc and allocates `out`; false
+ * after a failure. */
+bool halut_job_seat(struct halut_job *job, uint32_t rows);
+bool halut_job_adopt(struct halut_job *job, uint32_t rows, void *in);
+/* classify.c: decodes a PNG, a JPEG or raw pixels, or those in base64, into row `row`. `where`
+ * starts the message of a failure. */
+bool halut_job_picture(struct halut_job *job, const char *where, const uint8_t *bytes, size_t size,
+                       uint32_t row);
+bool halut_job_base64(struct halut_job *job, const char *where,
+                      const struct halut_json_slice *slice, uint32_t row);
+/* NULL leaves it; false after a failure. */
+bool halut_job_backend(struct halut_job *job, const char *backend);
 /* Takes "model" and "backend" from a JSON body; false after a failure. */
 bool halut_job_options(struct halut_job *job, const json_t *object);
 

@@ -28,6 +28,8 @@ struct split {
   const char *const *keys;
   uint32_t depth, depth_max;
   bool object[DEPTH_LIMIT + 1]; /* by depth: the container is an object */
+  bool list[DEPTH_LIMIT + 1];   /* by depth: it is an array at one of the keys */
+  bool is_list;                 /* the container about to be opened is one */
   char *envelope;
   size_t envelope_bytes;
   struct halut_json_slice *slices;
@@ -167,11 +169,13 @@ static bool is_key(const struct split *s, const char *text, size_t bytes) {
   return false;
 }
 
-/* At a quote. Copies the string, and if it is one of the keys and its value is big, cuts that out.
- */
+/* At a quote. Copies the string, and if it is one of the keys and its value is big, cuts that out;
+ * one in a list is big itself. */
 static int split_string(struct split *s) {
   const char *start = s->p;
   const char *next = skip_string(start, s->end);
+  if (s->list[s->depth] && next - start >= 2 && next[-1] == '"')
+    return cut_out(s, next);
   const char *colon = skip_blanks(next, s->end);
   bool member = s->object[s->depth] && colon < s->end && *colon == ':' && next - start >= 2 &&
                 is_key(s, start + 1, (size_t)(next - start) - 2);
@@ -186,8 +190,10 @@ static int split_string(struct split *s) {
   if (*value == '[' && is_number_array(value, s->end))
     past = skip_array(value, s->end);
   /* One that has no end is left to jansson to complain of, without its (perhaps long) contents. */
-  if (past == value)
+  if (past == value) {
+    s->is_list = *value == '[';
     return 0;
+  }
   bool closed = past - value >= 2 && past[-1] == (*value == '"' ? '"' : ']');
   if (closed)
     return cut_out(s, past);
@@ -212,6 +218,8 @@ static int split_body(struct split *s) {
                           (size_t)(s->p - s->body));
       }
       s->object[++s->depth] = c == '{';
+      s->list[s->depth] = s->is_list;
+      s->is_list = false;
     }
     if ((c == '}' || c == ']') && s->depth > 0)
       s->depth--;
@@ -455,6 +463,10 @@ void halut_json_out_format(struct halut_json_out *out, const char *format, ...) 
   va_start(list, format);
   append_format(out, format, list);
   va_end(list);
+}
+
+void halut_json_out_bytes(struct halut_json_out *out, const void *data, size_t bytes) {
+  append(out, data, bytes);
 }
 
 /* The bytes of the UTF-8 character at text, or 0 if it is none (overlong, surrogate, past

@@ -47,8 +47,8 @@ struct halut_json {
  * A big value is the value of a member, at any depth, whose key is in `keys` (NULL-terminated) and
  * which is a string, or an array whose first scalar is not a string or object: numbers, however
  * nested. Such a value is replaced in the envelope by an array of its index: see halut_json_slice.
- * An array at such a key that holds strings or objects stays in the envelope, and big values inside
- * it are found by their own keys.
+ * An array at such a key that holds strings or objects stays in the envelope: each string in it is
+ * a big value too, and those inside its objects are found by their own keys.
  *
  * Errors: HALUT_EINVALID (not JSON; text names line and column, diag->offset the byte),
  * HALUT_ELIMIT (nesting of the envelope past depth_max, envelope or slice count past their limits),
@@ -90,6 +90,8 @@ void halut_json_out_format(struct halut_json_out *out, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 /* Quoted and escaped; bytes that are not UTF-8 become U+FFFD, so that the result is always JSON. */
 void halut_json_out_string(struct halut_json_out *out, const char *text);
+/* As they are: for what follows the JSON in a body. */
+void halut_json_out_bytes(struct halut_json_out *out, const void *data, size_t bytes);
 /* values[rows][columns], shortest round-trip: flat "[1,2,3,4]", or nested "[[1,2],[3,4]]". */
 void halut_json_out_f32(struct halut_json_out *out, const float *values, size_t rows,
                         size_t columns, bool nested);

@@ -48,11 +48,8 @@ void halut_handle_model(void *self, struct halut_request *request) {
   char name[HALUT_NAME_MAX];
   snprintf(name, sizeof name, "%.*s", (int)request->capture[0].bytes, request->capture[0].text);
   struct halut_entry *entry = NULL;
-  if (app->catalog != NULL && request->capture[0].bytes < sizeof name) {
-    entry = halut_catalog_find(app->catalog, HALUT_NETWORK, name, 0, NULL);
-    if (entry == NULL)
-      entry = halut_catalog_find(app->catalog, HALUT_PRODUCT, name, 0, NULL);
-  }
+  if (app->catalog != NULL && request->capture[0].bytes < sizeof name)
+    entry = halut_catalog_named(app->catalog, name, 0);
   if (entry == NULL) {
     halut_request_error(request, 404, "no model named \"%s\"", name);
     return;

@@ -92,16 +92,10 @@ static void envelope_read(struct halut_job *job, const struct halut_json *json) 
   if (values == NULL)
     return;
   uint64_t rows = shape.rank == 1 ? 1 : shape.dim[0], columns = shape.dim[shape.rank - 1];
-  if (rows_check(job, rows, columns)) {
-    job->rows = (uint32_t)rows;
-    job->in = values;
-    values = NULL;
-    job->out = malloc(job->entry->out_bytes * rows);
-    if (job->out == NULL)
-      halut_job_fail(job, HALUT_ENOMEM, "no memory for %llu rows; try again",
-                     (unsigned long long)rows);
-  }
-  free(values);
+  if (rows_check(job, rows, columns))
+    halut_job_adopt(job, (uint32_t)rows, values);
+  else
+    free(values);
 }
 
 static void matmul_read(struct halut_job *job) {

@@ -35,6 +35,10 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
   strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &parts);
   halut_json_out_format(&out, "{\"time\":\"%s.%03ldZ\",\"id\":", stamp, now.tv_nsec / 1000000);
   halut_json_out_string(&out, request->id);
+  if (request->key_name[0] != '\0') {
+    halut_json_out_format(&out, ",\"key\":");
+    halut_json_out_string(&out, request->key_name);
+  }
   halut_json_out_format(&out, ",\"method\":");
   halut_json_out_string(&out, request->verb);
   halut_json_out_format(&out, ",\"path\":");
@@ -48,6 +52,40 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
     fwrite(line, 1, bytes, app->access_log);
   free(line);
   fflush(app->access_log);
+}
+
+/* ---- admission ---- */
+
+/* A page of another site that a browser on this machine shows may send requests here, too. */
+static bool is_from_page(const struct halut_request *request) {
+  static const char *const own[] = {"127.0.0.1", "localhost", "[::1]"};
+  const char *origin = halut_request_header(request, "Origin");
+  if (origin == NULL)
+    return false;
+  const char *host = strstr(origin, "://");
+  for (size_t i = 0; host != NULL && i < sizeof own / sizeof own[0]; i++) {
+    size_t bytes = strlen(own[i]);
+    if (strncmp(host + 3, own[i], bytes) == 0 && (host[3 + bytes] == ':' || host[3 + bytes] == 0))
+      return false;
+  }
+  return true;
+}
+
+void halut_app_admit(void *self, struct halut_request *request, struct halut_reply *refusal) {
+  struct halut_app *app = self;
+  struct halut_verdict verdict;
+  const struct halut_claim claim = {.authorization = halut_request_header(request, "Authorization"),
+                                    .api_key = halut_request_header(request, "X-API-Key"),
+                                    .is_local = halut_request_is_local(request),
+                                    .is_from_page = is_from_page(request)};
+  halut_auth_check(app->keys, request->route->scope, &claim, &verdict);
+  memcpy(request->key_name, verdict.name, sizeof request->key_name);
+  if (verdict.status == 0)
+    return;
+  app->metrics.rejected_auth++;
+  halut_reply_error(refusal, verdict.status, "%s", verdict.reason);
+  if (verdict.status == 401)
+    halut_reply_header(refusal, "WWW-Authenticate", "Bearer realm=\"halutd\"");
 }
 
 void halut_app_ended(void *self, const struct halut_request *request, bool sent) {
@@ -79,11 +117,35 @@ void halut_app_dropped(void *self, const char *reason) {
 
 /* ---- reload ---- */
 
+static void reload_problem(void *self, const char *text) {
+  struct halut_app *app = self;
+  size_t used = strlen(app->reload.report);
+  snprintf(app->reload.report + used, sizeof app->reload.report - used, "%s\n", text);
+}
+
 static void reload_work(uv_work_t *work) {
   struct halut_app *app = work->data;
   app->reload.error =
       halut_catalog_open(&app->reload.old->options, app->reload.old, &app->reload.made,
                          &app->reload.problems, app->reload.report, &app->reload.diag);
+  app->reload.keys = NULL;
+  if (strcmp(app->config.keys_file, "off") != 0)
+    app->reload.keys = halut_keys_open(app->config.keys_file, reload_problem, app);
+}
+
+/* Keys and models are two things: what is wrong with one does not hold back the other. */
+static void reload_keys(struct halut_app *app) {
+  if (strcmp(app->config.keys_file, "off") == 0)
+    return;
+  if (app->reload.keys == NULL) {
+    app->metrics.reload_failures++;
+    halut_app_log(app, HALUT_LOG_ERROR, "reload failed, the keys are what they were");
+    return;
+  }
+  halut_keys_close(app->keys);
+  app->keys = app->reload.keys;
+  app->reload.keys = NULL;
+  halut_app_log(app, HALUT_LOG_INFO, "reloaded: %u keys", halut_keys_count(app->keys));
 }
 
 static void reload_done(uv_work_t *work, int status) {
@@ -93,6 +155,7 @@ static void reload_done(uv_work_t *work, int status) {
     app->reload.error = HALUT_ECANCELED;
   if (app->reload.report[0] != '\0')
     halut_app_log(app, HALUT_LOG_ERROR, "reload:\n%s", app->reload.report);
+  reload_keys(app);
   if (app->reload.error != HALUT_OK) {
     app->metrics.reload_failures++;
     halut_app_log(app, HALUT_LOG_ERROR, "reload failed, serving what was loaded: %s",

@@ -23,6 +23,7 @@ struct halut_app {
   uv_signal_t interrupted, terminated, hung_up;
   uv_work_t reloading;
   bool is_reloading, draining;
+  struct halut_keys *keys;       /* NULL: none, see auth.h */
   struct halut_catalog *catalog; /* what new requests get; NULL until loaded */
   struct halut_http *http;
   struct halut_pool *pool;
@@ -31,6 +32,7 @@ struct halut_app {
   uint64_t started_ns;
   struct { /* of a reload: made on a thread of the loop's pool, swapped in by the loop */
     struct halut_catalog *old, *made;
+    struct halut_keys *keys; /* NULL if there are none, or their file has a problem */
     uint32_t problems;
     char report[HALUT_REPORT_MAX];
     struct halut_diag diag;
@@ -41,6 +43,9 @@ struct halut_app {
 /* The routing table, for http.h. */
 extern const struct halut_route halut_routes[];
 extern const size_t halut_route_count;
+
+/* What a request may do, before its body is read (auth.h). */
+void halut_app_admit(void *self, struct halut_request *request, struct halut_reply *refusal);
 
 /* After a request has ended: counts it and writes its line of the access log. */
 void halut_app_ended(void *self, const struct halut_request *request, bool sent);

@@ -120,6 +120,17 @@ static void address_read(const struct sockaddr_storage *from, uint8_t *address) 
   }
 }
 
+static bool address_is_local(const struct sockaddr_storage *from) {
+  const struct sockaddr_in *ip4 = (const struct sockaddr_in *)from;
+  const struct sockaddr_in6 *ip6 = (const struct sockaddr_in6 *)from;
+  if (from->ss_family == AF_INET)
+    return ntohl(ip4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+  if (from->ss_family == AF_INET6)
+    return IN6_IS_ADDR_LOOPBACK(&ip6->sin6_addr) ||
+           (IN6_IS_ADDR_V4MAPPED(&ip6->sin6_addr) && ip6->sin6_addr.s6_addr[12] == IN_LOOPBACKNET);
+  return from->ss_family == AF_UNIX || from->ss_family == AF_UNSPEC;
+}
+
 static bool address_is_full(const struct halut_http *http, const uint8_t *address) {
   static const uint8_t none[HALUT_ADDRESS_BYTES];
   uint32_t count = 0, limit = http->options.connections_per_address_max;
@@ -141,6 +152,7 @@ static void connection_begin(struct halut_http *http, struct MHD_Connection *mhd
     return; /* http_access refuses it */
   connection->fd = info->connect_fd;
   memcpy(connection->address, http->arriving, HALUT_ADDRESS_BYTES);
+  connection->is_local = http->arriving_is_local;
   halut_connection_enter(connection, HALUT_PHASE_IDLE);
   struct halut_connection **bucket = &http->bucket[address_bucket(connection->address)];
   connection->next = *bucket;
@@ -230,6 +242,7 @@ static bool http_accept(struct halut_http *http, int listen_fd) {
     return false;
   }
   address_read(&from, http->arriving);
+  http->arriving_is_local = address_is_local(&from);
   if (address_is_full(http, http->arriving)) {
     http->options.dropped(http->options.self, "connections-per-address-max");
     close(fd);

@@ -17,6 +17,7 @@
 #include <uv.h>
 
 #include "../core/halut.h"
+#include "auth.h"
 #include "listener.h"
 
 struct halut_http;
@@ -64,9 +65,10 @@ struct halut_request {
   } capture[HALUT_CAPTURES_MAX]; /* the {} of the pattern, in order */
   uint8_t *body;                 /* body[body_bytes] is 0; NULL if there was none */
   size_t body_bytes;
-  uint64_t arrived_ns;           /* headers complete */
-  uint64_t received_ns;          /* body complete; 0 before */
-  char id[HALUT_REQUEST_ID_MAX]; /* X-Request-Id, the client's or ours */
+  uint64_t arrived_ns;               /* headers complete */
+  uint64_t received_ns;              /* body complete; 0 before */
+  char id[HALUT_REQUEST_ID_MAX];     /* X-Request-Id, the client's or ours */
+  char key_name[HALUT_KEY_NAME_MAX]; /* of the API key it came with, or "" */
   struct halut_reply reply;
   void *context; /* the handler's; context_free is called when the request ends */
   void (*context_free)(void *context);
@@ -88,6 +90,7 @@ struct halut_route {
       *pattern; /* "/v1/models/{}:predict": {} takes one or more characters but "/" and ":" */
   halut_handler_fn *handler;
   bool takes_data; /* bodies up to body_max; else HALUT_BODY_SMALL */
+  enum halut_scope scope;
 };
 
 struct halut_http_options {
@@ -100,6 +103,9 @@ struct halut_http_options {
   uint64_t body_max, body_total_max;
   const struct halut_route *routes; /* borrowed; matched in order */
   size_t route_count;
+  /* The headers are complete, the route is known, no byte of the body is read: fills *refusal to
+   * refuse, else leaves it. */
+  void (*admit)(void *self, struct halut_request *request, struct halut_reply *refusal);
   /* After a request has ended, for logs and counters; `sent` is false if the peer left before. */
   void (*ended)(void *self, const struct halut_request *request, bool sent);
   /* A connection was refused ("connections-per-address-max") or cut ("request-timeout-ms"). */
@@ -131,6 +137,9 @@ const char *halut_request_header(const struct halut_request *request, const char
 const char *halut_request_query(const struct halut_request *request, const char *name);
 /* The first query parameter that is not in the NULL-terminated `names`, or NULL. */
 const char *halut_request_stranger(const struct halut_request *request, const char *const *names);
+/* True if the peer is on this machine (a Unix socket or a loopback address) and no proxy says that
+ * it asks for somebody else. Loop thread. */
+bool halut_request_is_local(const struct halut_request *request);
 /* True if the peer has closed its side. Any thread while parked; one system call. */
 bool halut_request_gone(const struct halut_request *request);
 

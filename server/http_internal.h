@@ -18,6 +18,7 @@ struct halut_connection {
   uint64_t since_ns;                    /* start of the phase */
   const char *target_fault;             /* of the request being read, or NULL */
   uint8_t address[HALUT_ADDRESS_BYTES]; /* all zero: has none (Unix socket) */
+  bool is_local;                        /* a Unix socket or a loopback address */
 };
 
 struct halut_http {
@@ -38,6 +39,7 @@ struct halut_http {
   uint64_t body_bytes;
   uint64_t ids;                          /* requests given an id by us */
   uint8_t arriving[HALUT_ADDRESS_BYTES]; /* address of the connection being added */
+  bool arriving_is_local;
   struct halut_connection *bucket[HALUT_BUCKETS];
 };
 

@@ -127,6 +127,7 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
       .body_total_max = config->body_total_max,
       .routes = halut_routes,
       .route_count = halut_route_count,
+      .admit = halut_app_admit,
       .ended = halut_app_ended,
       .dropped = halut_app_dropped,
       .drained = on_drained,
@@ -141,6 +142,10 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
   for (uint32_t i = 0; i < config->listen_count; i++)
     printf("halutd: listening on %s\n", listeners[i].url);
   return fflush(stdout) == 0 ? HALUT_OK : HALUT_EIO;
+}
+
+static void keys_problem(void *self, const char *text) {
+  halut_config_problem(self, "%s", text);
 }
 
 static int report(const struct halut_config_problems *problems) {
@@ -224,13 +229,17 @@ int main(int argc, char **argv) {
                                        : 1;
   app.access_log = access_open(&app.config, &problems);
   models_open(&app, &problems);
+  if (strcmp(app.config.keys_file, "off") != 0)
+    app.keys = halut_keys_open(app.config.keys_file, keys_problem, &problems);
   if (problems.count > 0) {
     halut_catalog_drop(app.catalog);
+    halut_keys_close(app.keys);
     return report(&problems);
   }
   if (app.config.mode == HALUT_MODE_CHECK) {
     puts("halutd: the configuration and the models are in order");
     halut_catalog_drop(app.catalog);
+    halut_keys_close(app.keys);
     return 0;
   }
   raise_descriptors(app.config.connections_max);
@@ -240,6 +249,7 @@ int main(int argc, char **argv) {
   }
   code = serve(&app);
   halut_catalog_drop(app.catalog);
+  halut_keys_close(app.keys);
   halut_metrics_close(&app.metrics);
   uv_loop_close(&app.loop);
   if (app.access_log != NULL && app.access_log != stdout)

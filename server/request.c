@@ -160,6 +160,14 @@ const char *halut_request_stranger(const struct halut_request *request, const ch
   return stranger.found;
 }
 
+bool halut_request_is_local(const struct halut_request *request) {
+  static const char *const forwarded[] = {"Forwarded", "X-Forwarded-For", "X-Real-IP"};
+  for (size_t i = 0; i < sizeof forwarded / sizeof forwarded[0]; i++)
+    if (halut_request_header(request, forwarded[i]) != NULL)
+      return false;
+  return halut_connection_of(request->connection)->is_local;
+}
+
 bool halut_request_gone(const struct halut_request *request) {
   char byte;
   ssize_t bytes = recv(request->private.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
@@ -264,6 +272,16 @@ static void request_route(struct halut_request *request) {
   halut_reply_header(&request->reply, "Allow", "%s", allow);
 }
 
+static void request_admit(struct halut_request *request) {
+  const struct halut_http_options *options = &request->http->options;
+  struct halut_reply refusal = {0};
+  options->admit(options->self, request, &refusal);
+  if (refusal.status == 0)
+    return;
+  request->reply = refusal;
+  request->private.state = REQUEST_REFUSED;
+}
+
 /* The client's, if it is fit to be logged and echoed; else one of our own. */
 static void request_identify(struct halut_request *request) {
   static const char fit[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:+/=";
@@ -337,6 +355,8 @@ static enum MHD_Result request_check(struct halut_request *request, const char *
     return request_refuse_now(request, status, reason);
   request_identify(request);
   request_route(request);
+  if (request->private.state == REQUEST_READING)
+    request_admit(request);
   bool takes_data = request->route != NULL && request->route->takes_data;
   request->private.body_max = takes_data ? request->http->options.body_max : HALUT_BODY_SMALL;
   if (request->private.state == REQUEST_READING &&

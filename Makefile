@@ -12,7 +12,8 @@ HALUT_CFLAGS = -std=c17 $(WARN) -D_GNU_SOURCE -ffp-contract=off -fno-math-errno 
 # Debian packages: to build, to run the tests. Targets install the missing ones only.
 PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev liblapacke-dev \
   libopenblas-dev nettle-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
-PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 shellcheck mandoc python3-numpy python3-pil nodejs
+PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 shellcheck mandoc python3-numpy python3-pil nodejs \
+  gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 # For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.
 PACKAGES_DEPLOY = chromium systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
   aardvark-dns iptables catatonit uidmap mmdebstrap debian-archive-keyring
@@ -43,9 +44,12 @@ export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_bat
   container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
+# Elsewhere these files are empty; NEON needs no flag on the processor that has it.
+ifneq ($(filter x86_64-%,$(shell $(CC) -dumpmachine)),)
 $(BUILD)/%_ssse3.o: ISA_FLAGS = -mssse3
 $(BUILD)/%_avx2.o: ISA_FLAGS = -mavx2
 $(BUILD)/%_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni
+endif
 $(BUILD)/server/page.o: $(wildcard server/page/*) clients/js/halutd.js
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)

@@ -30,8 +30,8 @@ struct bench_args {
 static const struct halut_option options[] = {
     {"backend", 'b', "NAME[:KEY=VALUE,...]", "which backend computes (default cpu)",
      HALUT_OPTION_TEXT, offsetof(struct bench_args, backend), 0, 0},
-    {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512", HALUT_OPTION_TEXT,
-     offsetof(struct bench_args, cpu), 0, 0},
+    {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512, neon",
+     HALUT_OPTION_TEXT, offsetof(struct bench_args, cpu), 0, 0},
     {"threads", 't', "N", "threads (default 1)", HALUT_OPTION_COUNT,
      offsetof(struct bench_args, threads), 1, THREADS_MAX},
     {"batch", 'B', "N", "images or rows given to a session at once (default 64)",

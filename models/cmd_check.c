@@ -10,8 +10,8 @@ struct check_args {
 static const struct halut_option options[] = {
     {"backend", 'b', "NAME[:KEY=VALUE,...]", "which backend computes (default cpu)",
      HALUT_OPTION_TEXT, offsetof(struct check_args, backend), 0, 0},
-    {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512", HALUT_OPTION_TEXT,
-     offsetof(struct check_args, cpu), 0, 0},
+    {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512, neon",
+     HALUT_OPTION_TEXT, offsetof(struct check_args, cpu), 0, 0},
     {0}};
 
 /* Says where the first difference is; true if there is none. Bytes are compared, so NaNs must agree

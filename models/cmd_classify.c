@@ -21,8 +21,8 @@ static const struct halut_option options[] = {
      offsetof(struct classify_args, fit), 0, 0},
     {"backend", 'b', "NAME[:KEY=VALUE,...]", "which backend computes (default cpu)",
      HALUT_OPTION_TEXT, offsetof(struct classify_args, backend), 0, 0},
-    {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512", HALUT_OPTION_TEXT,
-     offsetof(struct classify_args, cpu), 0, 0},
+    {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512, neon",
+     HALUT_OPTION_TEXT, offsetof(struct classify_args, cpu), 0, 0},
     {"json", 'j', NULL, "print a JSON array, one object an image", HALUT_OPTION_FLAG,
      offsetof(struct classify_args, json), 0, 0},
     {0}};

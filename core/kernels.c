@@ -12,6 +12,8 @@ void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags) {
 #define HALUT_KERNEL_add(name) halut_add_##name
 #define HALUT_KERNEL_dense(name) halut_dense_##name
 #define HALUT_KERNEL_linear(name) halut_linear_##name
+#define HALUT_KERNEL_quantise(name) halut_quantise_##name
+#define HALUT_KERNEL_dequantise(name) halut_dequantise_##name
 #include "kernels.inc"
 #undef HALUT_KERNEL
   assert(kernels->encode);
@@ -20,4 +22,6 @@ void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags) {
   assert(kernels->add);
   assert(kernels->dense);
   assert(kernels->linear);
+  assert(kernels->quantise);
+  assert(kernels->dequantise);
 }

@@ -9,6 +9,7 @@
 #ifndef HALUT_KERNELS_H
 #define HALUT_KERNELS_H
 
+#include "affine.h"
 #include "cpu.h"
 #include "halut.h"
 #include "pack.h"
@@ -51,6 +52,18 @@ typedef void halut_dense_fn(const struct halut_weights *weights, const uint8_t *
 typedef void halut_linear_fn(const int8_t *weight, const int32_t *bias, uint32_t outputs,
                              uint32_t inputs, const uint8_t *x, int32_t *y);
 
+/* quantise: the floats that trees read, of x [rows][affine->columns], as u8:
+ * value[i * stride + row] = clamp(rint((x[row][split[i]] - low[i]) * inverse[i]), 0, 255), a NaN
+ * giving 0, ties to even, each step rounded to float. Whole vectors of HALUT_ROW_BLOCK rows are
+ * written, 0 past the last row; `stride` has room for them. */
+typedef void halut_quantise_fn(const struct halut_affine *affine, const float *x, size_t rows,
+                               uint8_t *value, size_t stride);
+
+/* dequantise: y[row * outputs + m] = (float)acc[m * stride + row] * scale[m] + bias[m], each step
+ * rounded to float. Sums of whole vectors of HALUT_ROW_BLOCK rows must be readable. */
+typedef void halut_dequantise_fn(const int32_t *acc, size_t stride, const float *scale,
+                                 const float *bias, uint32_t outputs, size_t rows, float *y);
+
 #define HALUT_KERNEL_DECLARE_encode(name) extern halut_encode_fn halut_encode_##name;
 #define HALUT_KERNEL_DECLARE_accumulate(name)                                                      \
   extern const struct halut_accumulate halut_accumulate_##name;
@@ -58,6 +71,8 @@ typedef void halut_linear_fn(const int8_t *weight, const int32_t *bias, uint32_t
 #define HALUT_KERNEL_DECLARE_add(name) extern halut_add_fn halut_add_##name;
 #define HALUT_KERNEL_DECLARE_dense(name) extern halut_dense_fn halut_dense_##name;
 #define HALUT_KERNEL_DECLARE_linear(name) extern halut_linear_fn halut_linear_##name;
+#define HALUT_KERNEL_DECLARE_quantise(name) extern halut_quantise_fn halut_quantise_##name;
+#define HALUT_KERNEL_DECLARE_dequantise(name) extern halut_dequantise_fn halut_dequantise_##name;
 #define HALUT_KERNEL(kind, name, flags) HALUT_KERNEL_DECLARE_##kind(name)
 #include "kernels.inc"
 #undef HALUT_KERNEL
@@ -69,6 +84,8 @@ struct halut_kernels {
   halut_add_fn *add;
   halut_dense_fn *dense;
   halut_linear_fn *linear;
+  halut_quantise_fn *quantise;
+  halut_dequantise_fn *dequantise;
 };
 
 /* Fills `kernels` with the fastest of each kind that `cpu_flags` (see cpu.h) allow. */

@@ -1,6 +1,8 @@
 /* The specification of every kernel: plain loops, nothing clever, never tuned. */
 #include "kernels.h"
 
+#include <math.h>
+
 void halut_encode_ref(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
                       const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
                       size_t stride) {
@@ -87,5 +89,29 @@ void halut_linear_ref(const int8_t *weight, const int32_t *bias, uint32_t output
     int64_t sum = bias[m];
     for (uint32_t i = 0; i < inputs; i++) sum += weight[(size_t)m * inputs + i] * x[i];
     y[m] = (int32_t)sum;
+  }
+}
+
+void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_t rows,
+                        uint8_t *value, size_t stride) {
+  for (uint32_t i = 0; i < affine->reads; i++) {
+    for (size_t row = 0; row < halut_pad_rows(rows); row++) {
+      float scaled = 0;
+      if (row < rows) {
+        float above = x[row * affine->columns + affine->split[i]] - affine->low[i];
+        scaled = rintf(above * affine->inverse[i]);
+      }
+      value[i * stride + row] = scaled > UINT8_MAX ? UINT8_MAX : scaled > 0 ? (uint8_t)scaled : 0;
+    }
+  }
+}
+
+void halut_dequantise_ref(const int32_t *acc, size_t stride, const float *scale, const float *bias,
+                          uint32_t outputs, size_t rows, float *y) {
+  for (size_t row = 0; row < rows; row++) {
+    for (uint32_t m = 0; m < outputs; m++) {
+      float scaled = (float)acc[m * stride + row] * scale[m];
+      y[row * outputs + m] = scaled + bias[m];
+    }
   }
 }

@@ -28,12 +28,4 @@ void halut_ops_avgpool(const struct halut_conv *window, const uint8_t *in, uint3
 /* out[i] = clamp(a[i] + b[i] - zero, 0, 255); out may be a or b. */
 void halut_ops_add(const uint8_t *a, const uint8_t *b, uint8_t zero, size_t count, uint8_t *out);
 
-/* A product's rows x [rows][columns] to value[codebook][level][padded]; padded rows are zeroed. */
-void halut_ops_quantise(const struct halut_model_info *product, const float *x, size_t rows,
-                        uint8_t *value);
-
-/* acc[outputs][padded] to y[rows][outputs] = acc * scale + bias. */
-void halut_ops_dequantise(const struct halut_model_info *product, const int32_t *acc, size_t rows,
-                          float *y);
-
 #endif

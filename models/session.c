@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/affine.h"
 #include "../core/cpu.h"
 #include "../core/dense.h"
 #include "../core/kernels.h"
@@ -46,6 +47,7 @@ struct halut_session {
   uint32_t handle[HALUT_NODES_MAX];           /* of learned products; [0] of a raw one */
   struct halut_dense *dense[HALUT_NODES_MAX]; /* NULL for other nodes */
   struct halut_kernels kernels;
+  struct halut_affine affine; /* of a raw product */
   struct plan fused, plain;
   uint8_t *scratch;    /* the values of a plan */
   uint8_t *group;      /* where a group without `conv` keeps what lies between its nodes */
@@ -292,9 +294,13 @@ static int network_open(struct halut_session *session, struct halut_diag *diag) 
 }
 
 static int product_open(struct halut_session *session, struct halut_diag *diag) {
-  const struct halut_lut *lut = &session->info->lut;
+  const struct halut_model_info *info = session->info;
+  const struct halut_lut *lut = &info->lut;
   size_t rows = session->batch_max < TILE_ROWS_PRODUCT ? session->batch_max : TILE_ROWS_PRODUCT;
   int rc = tile_alloc(session, rows, lut->codebooks, lut->outputs, diag);
+  if (!rc)
+    rc = halut_affine_open(info->columns, lut->codebooks * HALUT_LEVELS, info->split, info->low,
+                           info->inverse, &session->affine, diag);
   return rc ? rc : session->ops->load(session->backend, lut, NULL, &session->handle[0], diag);
 }
 
@@ -491,12 +497,15 @@ static int product_run(struct halut_session *session, const struct halut_tensor 
   float *y = out->data;
   for (size_t row = 0; row < in->dim[0]; row += session->tile_rows) {
     size_t left = in->dim[0] - row, rows = left < session->tile_rows ? left : session->tile_rows;
-    halut_ops_quantise(info, x + row * info->columns, rows, session->tile_value);
+    size_t padded = halut_pad_rows(rows);
+    session->kernels.quantise(&session->affine, x + row * info->columns, rows, session->tile_value,
+                              padded);
     int rc = session->ops->product(session->backend, session->handle[0], session->tile_value, rows,
                                    session->tile_acc, stats);
     if (rc)
       return rc;
-    halut_ops_dequantise(info, session->tile_acc, rows, y + row * info->outputs);
+    session->kernels.dequantise(session->tile_acc, padded, info->scale, info->bias, info->outputs,
+                                rows, y + row * info->outputs);
   }
   if (session->observe)
     session->observe(session->observer, 0, out);
@@ -527,6 +536,7 @@ void halut_session_close(struct halut_session *session) {
     halut_dense_close(session->dense[n]);
   if (session->backend)
     session->ops->close(session->backend);
+  halut_affine_close(&session->affine);
   free(session->scratch);
   free(session->group);
   free(session->tile_value);

@@ -6,6 +6,8 @@
  * inputs end at an unreadable page, and outputs are poisoned and compared with the guard bytes
  * around them. */
 #include <check.h>
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,7 +124,8 @@ static uint32_t pick_codebooks(void) {
 
 /* ---- the list ---- */
 
-#define KIND_MAP(XX) XX(encode) XX(accumulate) XX(pool2) XX(add) XX(dense) XX(linear)
+#define KIND_MAP(XX)                                                                               \
+  XX(encode) XX(accumulate) XX(pool2) XX(add) XX(dense) XX(linear) XX(quantise) XX(dequantise)
 
 enum kind {
 #define XX(kind) KIND_##kind,
@@ -141,6 +144,8 @@ struct kernel {
     halut_add_fn *add;
     halut_dense_fn *dense;
     halut_linear_fn *linear;
+    halut_quantise_fn *quantise;
+    halut_dequantise_fn *dequantise;
   } fn;
 };
 
@@ -151,6 +156,8 @@ struct kernel {
 #define POINTER_add(name) halut_add_##name
 #define POINTER_dense(name) halut_dense_##name
 #define POINTER_linear(name) halut_linear_##name
+#define POINTER_quantise(name) halut_quantise_##name
+#define POINTER_dequantise(name) halut_dequantise_##name
 static const struct kernel kernel_list[] = {
 #include "../core/kernels.inc"
 };
@@ -421,6 +428,109 @@ START_TEST(linear_matches_ref) {
 }
 END_TEST
 
+/* Floats that meet every rule: in and out of range, ties, zeros of both signs, NaN, infinities,
+ * subnormals and the largest. */
+static float random_float(void) {
+  static const float odd[] = {0.0f,  -0.0f, 0.5f,   1.5f,    2.5f,    254.5f, 255.5f,
+                              -0.5f, 1e30f, -1e30f, 1e-40f,  FLT_MAX, NAN,    INFINITY,
+                              255.0f, 256.0f, -INFINITY, -FLT_MAX, 2147483648.0f};
+  if (random_below(4) == 0) return odd[random_below(sizeof odd / sizeof odd[0])];
+  if (random_below(2)) return (float)((int)random_below(1200) - 300) / 2;
+  return (float)((double)random_below(1u << 31) / (1 << 22) - 100);
+}
+
+static float *floats_make(size_t count) {
+  float *made = (float *)(void *)buffer_make(count * sizeof *made);
+  for (size_t i = 0; i < count; i++) made[i] = random_float();
+  return made;
+}
+
+/* Few and many columns, read once, often or not at all; chunks of reads in all their remainders. */
+START_TEST(quantise_matches_ref) {
+  static const uint16_t column_list[] = {1, 2, 7, 8, 9, 15, 16, 17, 64, 200, 513};
+  for (int round = 0; round < 3 * ROUNDS; round++) {
+    uint32_t columns = column_list[random_below(sizeof column_list / sizeof column_list[0])];
+    uint32_t rows = 1 + random_below(round % 3 ? 40 : 300), reads = 4 * (1 + random_below(80));
+    uint32_t near = 1 + random_below(columns); /* reads crowd into so many columns */
+    size_t stride = halut_pad_rows(rows) + 32 * random_below(2), bytes = reads * stride;
+    uint32_t *split = (uint32_t *)(void *)buffer_make(reads * sizeof *split);
+    for (uint32_t i = 0; i < reads; i++) split[i] = columns - 1 - random_below(near);
+    float *low = floats_make(reads), *inverse = floats_make(reads);
+    for (uint32_t i = 0; i < reads; i++)
+      if (random_below(3)) low[i] = 0, inverse[i] = 1;
+    float *x = floats_make((size_t)rows * columns);
+    struct halut_affine affine;
+    ck_assert_int_eq(halut_affine_open(columns, reads, split, low, inverse, &affine, NULL), 0);
+    uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
+    poison(want, bytes);
+    halut_quantise_ref(&affine, x, rows, want, stride);
+    FOR_EACH(quantise, k) {
+      poison(got, bytes);
+      k->fn.quantise(&affine, x, rows, got, stride);
+      ck_assert_msg(same_with_guard(want, got, bytes), "quantise %s, %u rows, %u columns, %u reads",
+                    k->name, rows, columns, reads);
+    }
+    halut_affine_close(&affine);
+    buffer_free_all();
+  }
+}
+END_TEST
+
+/* FORMAT.md's words as a table, which no kernel wrote: the reference included. */
+START_TEST(quantise_rounds_as_written) {
+  static const struct {
+    float x;
+    uint8_t value;
+  } list[] = {{0.0f, 0},      {0.5f, 0},       {1.5f, 2},         {2.5f, 2},      {2.51f, 3},
+              {253.5f, 254},  {254.5f, 254},   {254.51f, 255},    {255.5f, 255},  {1e30f, 255},
+              {-0.5f, 0},     {-1.0f, 0},      {-1e30f, 0},       {NAN, 0},       {INFINITY, 255},
+              {-INFINITY, 0}, {FLT_MAX, 255},  {-FLT_MAX, 0},     {1e-40f, 0},    {-0.0f, 0},
+              {40000.0f, 255}, {-40000.0f, 0}, {2147483648.0f, 255}, {127.49999f, 127}};
+  enum { LISTED = sizeof list / sizeof list[0], COLUMNS = 8 };
+  const uint32_t split[1] = {3};
+  const float low[1] = {0}, inverse[1] = {1};
+  float x[LISTED][COLUMNS] = {{0}};
+  uint8_t value[HALUT_ROW_BLOCK];
+  struct halut_affine affine;
+  ck_assert_int_eq(halut_affine_open(COLUMNS, 1, split, low, inverse, &affine, NULL), 0);
+  for (int i = 0; i < LISTED; i++) x[i][split[0]] = list[i].x;
+  FOR_EACH(quantise, k) {
+    k->fn.quantise(&affine, x[0], LISTED, value, sizeof value);
+    for (int i = 0; i < LISTED; i++)
+      ck_assert_msg(value[i] == list[i].value, "quantise %s: %g gives %u, not %u", k->name,
+                    (double)list[i].x, value[i], list[i].value);
+  }
+  halut_affine_close(&affine);
+}
+END_TEST
+
+START_TEST(dequantise_matches_ref) {
+  for (int round = 0; round < 2 * ROUNDS; round++) {
+    uint32_t rows = 1 + random_below(90), outputs = 1 + random_below(round % 2 ? 12 : 70);
+    size_t stride = halut_pad_rows(rows) + 32 * random_below(2);
+    size_t bytes = (size_t)rows * outputs * sizeof(float);
+    int32_t *acc = (int32_t *)(void *)buffer_make_aligned(outputs * stride * sizeof *acc);
+    for (size_t i = 0; i < outputs * stride; i++)
+      acc[i] = random_below(4) ? (int32_t)random_below(200001) - 100000 : (int32_t)random_next();
+    float *scale = floats_make(outputs), *bias = floats_make(outputs);
+    for (uint32_t m = 0; m < outputs; m++) { /* which NaN comes of two is not part of the format */
+      if (!isfinite(scale[m])) scale[m] = 0x1.5p-3f;
+      if (!isfinite(bias[m])) bias[m] = -0.1f;
+    }
+    uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
+    poison(want, bytes);
+    halut_dequantise_ref(acc, stride, scale, bias, outputs, rows, (float *)(void *)want);
+    FOR_EACH(dequantise, k) {
+      poison(got, bytes);
+      k->fn.dequantise(acc, stride, scale, bias, outputs, rows, (float *)(void *)got);
+      ck_assert_msg(same_with_guard(want, got, bytes), "dequantise %s, %u rows, %u outputs",
+                    k->name, rows, outputs);
+    }
+    buffer_free_all();
+  }
+}
+END_TEST
+
 /* A ceiling must not let a faster kernel through, and without one the first line that fits must
  * win. */
 START_TEST(dispatch_respects_the_ceiling) {
@@ -653,6 +763,9 @@ static Suite *kernels_suite(void) {
   tcase_add_test(tests, add_matches_ref);
   tcase_add_test(tests, dense_matches_ref);
   tcase_add_test(tests, linear_matches_ref);
+  tcase_add_test(tests, quantise_matches_ref);
+  tcase_add_test(tests, quantise_rounds_as_written);
+  tcase_add_test(tests, dequantise_matches_ref);
   tcase_add_test(tests, dispatch_respects_the_ceiling);
   suite_add_tcase(suite, tests);
   return suite;

@@ -1,0 +1,167 @@
+/* DESIGN: the two ends of a raw product, floats to u8 and sums to floats. Both transpose: rows lie
+ * one after another outside, and side by side where codes are made.
+ *
+ * quantise: eight columns of four rows at a time. A vector of columns is put together from the few
+ * loads that hold them (affine.h), then four become one vector of bytes: for each column four rows
+ * in a word. Eight such vectors, 32 rows, are transposed as words into eight columns of 32 rows.
+ * For these 256 values: 56 shuffles, 128 arithmetic operations, and a load, a permutation and a
+ * blend for each step. The maximum with 0 is left to the packing, which saturates: a NaN, and
+ * whatever is too small, converts to a negative number. Memory bounds it, not these.
+ *
+ * dequantise: 8 outputs by 16 rows, so that a line of sums is read once. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum {
+  ROWS = 4,                       /* quantised at a time */
+  WORDS = HALUT_ROW_BLOCK / ROWS, /* of four rows in a vector of rows */
+  CHUNK = 16                      /* groups of columns whose words are kept before transposing */
+};
+static_assert(WORDS == 8 && HALUT_TAKE_WIDTH == 8, "the transpositions are of 8 by 8");
+
+INLINE void transpose8(__m256i v[8]) {
+  __m256i a[8], b[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    a[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+    a[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
+    b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
+    b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
+    b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    v[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+  }
+}
+
+INLINE __m256 take_columns(const float *row, const struct halut_take *take) {
+  const __m256i lane = _mm256_loadu_si256((const __m256i *)take->lane);
+  return _mm256_permutevar8x32_ps(_mm256_loadu_ps(row + take->column), lane);
+}
+
+INLINE __m256i quantise8(__m256 x, __m256 low, __m256 inverse) {
+  __m256 value = _mm256_mul_ps(_mm256_sub_ps(x, low), inverse);
+  return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(255), value)); /* a NaN stays one */
+}
+
+/* The columns of steps `take` up to `end`, of four rows, as eight words. */
+INLINE __m256i quantise_word(const float *const row[ROWS], const struct halut_take *take,
+                             const struct halut_take *end, __m256 low, __m256 inverse) {
+  const __m256i by_column =
+      _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9,
+                       13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m256 x0 = take_columns(row[0], take), x1 = take_columns(row[1], take);
+  __m256 x2 = take_columns(row[2], take), x3 = take_columns(row[3], take);
+  while (++take < end) {
+    const __m256 keep = _mm256_loadu_ps((const float *)(const void *)take->keep);
+    x0 = _mm256_blendv_ps(x0, take_columns(row[0], take), keep);
+    x1 = _mm256_blendv_ps(x1, take_columns(row[1], take), keep);
+    x2 = _mm256_blendv_ps(x2, take_columns(row[2], take), keep);
+    x3 = _mm256_blendv_ps(x3, take_columns(row[3], take), keep);
+  }
+  __m256i a = _mm256_packs_epi32(quantise8(x0, low, inverse), quantise8(x1, low, inverse));
+  __m256i b = _mm256_packs_epi32(quantise8(x2, low, inverse), quantise8(x3, low, inverse));
+  return _mm256_shuffle_epi8(_mm256_packus_epi16(a, b), by_column);
+}
+
+/* Groups first .. last - 1 of up to HALUT_ROW_BLOCK rows; rows past the last give 0. */
+static void quantise_chunk(const struct halut_affine *affine, uint32_t first, uint32_t last,
+                           const float *x, uint32_t rows, uint8_t *value, size_t stride) {
+  __m256i word[CHUNK][WORDS];
+  for (uint32_t w = 0; w < WORDS; w++) {
+    const uint32_t row = w * ROWS;
+    if (row >= rows) {
+      for (uint32_t g = first; g < last; g++) word[g - first][w] = _mm256_setzero_si256();
+      continue;
+    }
+    const uint32_t here = rows - row < ROWS ? rows - row : ROWS;
+    const __m256i wanted = _mm256_set1_epi32((int32_t)(UINT32_MAX >> 8 * (ROWS - here)));
+    const float *from[ROWS];
+    for (uint32_t r = 0; r < ROWS; r++)
+      from[r] = x + (size_t)(row + (r < here ? r : 0)) * affine->columns;
+    for (uint32_t g = first; g < last; g++) {
+      const __m256 low = _mm256_loadu_ps(affine->sorted_low + g * HALUT_TAKE_WIDTH);
+      const __m256 inverse = _mm256_loadu_ps(affine->sorted_inverse + g * HALUT_TAKE_WIDTH);
+      const struct halut_take *take = affine->take + affine->take_start[g];
+      const struct halut_take *end = affine->take + affine->take_start[g + 1];
+      word[g - first][w] = _mm256_and_si256(quantise_word(from, take, end, low, inverse), wanted);
+    }
+  }
+  for (uint32_t g = first; g < last; g++) {
+    const uint32_t *order = affine->order + g * HALUT_TAKE_WIDTH;
+    const uint32_t left = affine->reads - g * HALUT_TAKE_WIDTH;
+    transpose8(word[g - first]);
+    for (uint32_t j = 0; j < HALUT_TAKE_WIDTH && j < left; j++)
+      _mm256_storeu_si256((__m256i *)(value + order[j] * stride), word[g - first][j]);
+  }
+}
+
+void halut_quantise_avx2(const struct halut_affine *affine, const float *x, size_t rows,
+                         uint8_t *value, size_t stride) {
+  if (!affine->take_start) { /* fewer columns than a load */
+    halut_quantise_ssse3(affine, x, rows, value, stride);
+    return;
+  }
+  for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK) {
+    uint32_t here = (uint32_t)(rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK);
+    for (uint32_t g = 0; g < affine->groups; g += CHUNK)
+      quantise_chunk(affine, g, affine->groups - g < CHUNK ? affine->groups : g + CHUNK,
+                     x + row * affine->columns, here, value + row, stride);
+  }
+}
+
+/* Outputs m .. m + count - 1 of rows row .. row + 7, of which the first `rows` are wanted. */
+INLINE void dequantise8(const int32_t *acc, size_t stride, const float *scale, const float *bias,
+                        uint32_t count, uint32_t rows, float *y, size_t outputs) {
+  __m256i v[8];
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < 8; i++) {
+    const uint32_t m = i < count ? i : 0;
+    __m256 sum = _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(acc + m * stride)));
+    sum = _mm256_mul_ps(sum, _mm256_broadcast_ss(scale + m));
+    v[i] = _mm256_castps_si256(_mm256_add_ps(sum, _mm256_broadcast_ss(bias + m)));
+  }
+  transpose8(v);
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)count), lane);
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < 8; i++) {
+    if (i >= rows) continue;
+    if (count == 8)
+      _mm256_storeu_si256((__m256i *)(y + i * outputs), v[i]);
+    else
+      _mm256_maskstore_epi32((int *)(y + i * outputs), wanted, v[i]);
+  }
+}
+
+void halut_dequantise_avx2(const int32_t *acc, size_t stride, const float *scale,
+                           const float *bias, uint32_t outputs, size_t rows, float *y) {
+  for (size_t row = 0; row < rows; row += 16) {
+    uint32_t here = (uint32_t)(rows - row < 16 ? rows - row : 16);
+    for (uint32_t m = 0; m < outputs; m += 8) {
+      const int32_t *from = acc + m * stride + row;
+      float *to = y + row * outputs + m;
+      if (outputs - m >= 8 && here == 16) {
+        dequantise8(from, stride, scale + m, bias + m, 8, 8, to, outputs);
+        dequantise8(from + 8, stride, scale + m, bias + m, 8, 8, to + (size_t)8 * outputs, outputs);
+        continue;
+      }
+      uint32_t count = outputs - m < 8 ? outputs - m : 8;
+      for (uint32_t i = 0; i < here; i += 8)
+        dequantise8(from + i, stride, scale + m, bias + m, count, here - i < 8 ? here - i : 8,
+                    to + (size_t)i * outputs, outputs);
+    }
+  }
+}
+
+#endif

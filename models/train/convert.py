@@ -22,28 +22,30 @@ from . import safetensors
 from .data import Batches, load, normalise
 from .layers import HalutConv2d, HalutLinear
 from .net import LAYERS, ResNet9
-from .run import accuracy, recalibrate, save
+from .run import accuracy, device_of, load_state, machine_options, mixed, prepare, recalibrate, save
 
 ROWS_PER_PROTOTYPE = 20  # fewer rows a one-hot column and the regression fits noise
 ROWS_MIN = 20000
 
 
-def halut_like(layer, codebooks=None):
-    """An untrained Halut layer of the shape of a dense one."""
+def halut_like(layer, codebooks=None, width=None, prototypes=16):
+    """An untrained Halut layer of the shape of a dense one, on the CPU."""
     if isinstance(layer, nn.Linear):
-        return HalutLinear(layer.in_features, layer.out_features, layer.bias is not None, codebooks)
+        return HalutLinear(layer.in_features, layer.out_features, layer.bias is not None, codebooks, width, prototypes)
+    if not isinstance(layer, nn.Conv2d):
+        raise ValueError(f"{layer}: only Conv2d and Linear can be looked up")
     if layer.dilation not in (1, (1, 1)) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise ValueError(f"{layer}: only zero padding given as numbers, and no dilation")
     for value in (layer.stride, layer.padding):
         if value[0] != value[1]:
             raise ValueError(f"{layer}: stride and padding must be alike in both directions")
     return HalutConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                       layer.groups, layer.bias is not None, codebooks)
+                       layer.groups, layer.bias is not None, codebooks, width, prototypes)
 
 
 def dense_matrix(layer):
-    """The layer's weights as B, [columns][outputs] over the columns of all groups."""
-    weight = layer.weight.detach()
+    """The layer's weights as B, [columns][outputs] over the columns of all groups, on the CPU."""
+    weight = layer.weight.detach().cpu()
     if isinstance(layer, nn.Linear):
         return weight.t()
     if layer.groups == 1:
@@ -61,13 +63,13 @@ def sample_rows(model, layer, images, rows, seed, teacher=None, twin=None):
     """`rows` im2col rows of the layer's input at random positions, evenly over the images; and those of
     `twin`, the same layer in the dense `teacher`, at the same positions (None without one)."""
     seen = {}
-    hooks = [m.register_forward_pre_hook(lambda m, args: seen.update({id(m): args[0].float()}))
+    hooks = [m.register_forward_pre_hook(lambda m, args: seen.update({id(m): args[0].float().cpu()}))
              for m in (layer, twin) if m is not None]
     parts, left = [[], []], rows
     size = 250
     for start in range(0, len(images), size):
-        x = normalise(images[start:start + size])
-        with torch.autocast("cpu", torch.bfloat16):
+        x = normalise(images[start:start + size]).to(device_of(model))
+        with mixed(x.device):
             for m in (model, teacher):
                 if m is not None:
                     m.eval()(x)
@@ -115,7 +117,7 @@ def learn(layer, dense, rows, program, target=None, tree_rows=12000, ridge=1.0):
         tensors, _ = safetensors.read(out)
     fill(layer, tensors)
     if dense.bias is not None:
-        layer.bias.data.add_(dense.bias.detach())
+        layer.bias.data.add_(dense.bias.detach().cpu())
     return json.loads(done.stdout)
 
 
@@ -141,12 +143,26 @@ def fill(layer, tensors):
         rows = rows + constant / layer.codebooks
     layer.split.copy_(split)
     layer.threshold.copy_(threshold)
+    layer.close_levels()
     layer.set_rows(rows)
 
 
 def replace(model, name, layer):
     parent = model.get_submodule(name.rpartition(".")[0])
     setattr(parent, name.rpartition(".")[2], layer)
+
+
+def untrained(model, names):
+    """`model` with untrained Halut layers in place of the named ones, for a checkpoint to be loaded into."""
+    for name in names:
+        replace(model, name, halut_like(model.get_submodule(name)))
+    return model
+
+
+def halut_resnet9(**sizes):
+    model = untrained(ResNet9(**sizes), [f"{name}.conv" for name in LAYERS])
+    model.conv1.to(memory_format=torch.channels_last)  # not the model: it would permute the tables
+    return model
 
 
 def convert(model, images, names=None, program="halut", codebooks=None, batches=None, report=print):
@@ -165,7 +181,7 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
         rows = max(ROWS_MIN, ROWS_PER_PROTOTYPE * 16 * layer.codebooks)
         found, wanted = sample_rows(model, dense, images, rows, number, teacher, teacher.get_submodule(name))
         result = learn(layer, dense, found, program, wanted @ dense_matrix(dense))
-        replace(model, name, layer)
+        replace(model, name, layer.to(device_of(model)))
         if batches is not None:
             recalibrate(model, batches, 8)
         report(name, result)
@@ -179,12 +195,11 @@ def main():
     cli.add_argument("--out", required=True)
     cli.add_argument("--halut", default="halut", help="the program built by `make`")
     cli.add_argument("--images", type=int, default=6000)
-    cli.add_argument("--threads", type=int, default=2)
+    machine_options(cli)
     args = cli.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    model = ResNet9().to(memory_format=torch.channels_last)
-    model.load_state_dict(torch.load(args.teacher)["average"])
+    device = prepare(args)
+    model = ResNet9().to(device, memory_format=torch.channels_last)
+    model.load_state_dict(load_state(args.teacher)["average"])
     train, validation = load(args.data, "train"), load(args.data, "validation")
     print(f"dense: validation {accuracy(model, *validation):.2f}")
 

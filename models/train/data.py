@@ -3,6 +3,7 @@
 A record is 1 label byte and 3072 pixel bytes (red, green, blue planes, row major). The last 5,000
 training images are the validation split: every choice is made on them, the test set is only reported.
 """
+import copy
 import os
 
 import numpy as np
@@ -53,6 +54,12 @@ class Batches:
         self.labels = torch.from_numpy(labels)
         self.size, self.shift, self.cutout, self.seed = size, shift, cutout, seed
         self.epoch = 0
+
+    def again(self, size, seed):
+        """Batches of the same images from their first epoch on, without cutout: for batch-norm statistics."""
+        other = copy.copy(self)
+        other.size, other.seed, other.cutout, other.epoch = size, seed, 0, 0
+        return other
 
     def __len__(self):
         return len(self.labels) // self.size

@@ -7,6 +7,7 @@ on calibration images, batch norm and biases are folded into the requantisation,
 integer program of ../FORMAT.md.
 """
 import argparse
+import copy
 import json
 import operator
 
@@ -17,9 +18,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import safetensors
+from .convert import halut_resnet9
 from .data import CLASSES, SCALE, ZERO, load, normalise
-from .finetune import halut_resnet9
 from .layers import HalutConv2d, HalutLinear
+from .run import device_of, load_state, machine_options, prepare
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
 GAIN_MIN = 258 / 65536  # of a requantisation: less, and a sum of 65535 would not reach 255
@@ -103,8 +105,8 @@ class Calibration(torch.fx.Interpreter):
         if isinstance(value, torch.Tensor) and value.dim() == 4:
             flat = value.detach().float().transpose(0, 1).reshape(value.shape[1], -1)
             tail = (100 - PERCENTILE) / 100
-            low = torch.quantile(flat[:, :1 << 16], tail, dim=1).numpy()
-            high = torch.quantile(flat[:, :1 << 16], 1 - tail, dim=1).numpy()
+            low = torch.quantile(flat[:, :1 << 16], tail, dim=1).cpu().numpy()
+            high = torch.quantile(flat[:, :1 << 16], 1 - tail, dim=1).cpu().numpy()
             shape, old_low, old_high = self.bounds.get(node.name, (None, low, high))
             self.bounds[node.name] = (tuple(value.shape[1:]), np.minimum(low, old_low), np.maximum(high, old_high))
         return result
@@ -112,19 +114,20 @@ class Calibration(torch.fx.Interpreter):
 
 class Exporter:
     def __init__(self, model, images, input_zero, input_scale):
-        self.model = model.eval()
+        model.eval()
         graph = Tracer().trace(model)
         for node in graph.nodes:
             node.module = model.get_submodule(node.target) if node.op == "call_module" else None
         relu_first(graph)
         traced = torch.fx.GraphModule(model, graph)
-        self.nodes = list(graph.nodes)
-        for node in self.nodes:
-            node.module = model.get_submodule(node.target) if node.op == "call_module" else None
         calibration = Calibration(traced)
         with torch.no_grad():
             for x in images:
-                calibration.run(x)
+                calibration.run(x.to(device_of(model)))
+        model = copy.deepcopy(model).cpu()
+        self.nodes = list(graph.nodes)
+        for node in self.nodes:
+            node.module = model.get_submodule(node.target) if node.op == "call_module" else None
         self.bounds = calibration.bounds
         self.constants = {node.name: value for node, value in calibration.constants.items()}
         self.input_zero, self.input_scale = input_zero, input_scale
@@ -472,10 +475,13 @@ def main():
     cli.add_argument("--out", required=True)
     cli.add_argument("--images", type=int, default=2000, help="training images that calibrate the grids")
     cli.add_argument("--description", default="ResNet-9 for CIFAR-10, all seven inner convolutions learned tables")
+    machine_options(cli)
     args = cli.parse_args()
-    state = torch.load(args.start)
+    device = prepare(args)
+    state = load_state(args.start)
     model = halut_resnet9()
     model.load_state_dict(state.get("average", state["model"]))
+    model.to(device)
     images = load(args.data, "train")[0][:args.images]
     batches = [normalise(images[i:i + 250]) for i in range(0, len(images), 250)]
     export(model, args.out, batches, "resnet9-cifar10", CLASSES, description=args.description)

@@ -1,10 +1,14 @@
-"""Binds kernels.c: compiled for this machine on first use, kept in the user's cache."""
+"""The passes of a Halut layer on a CPU: binds kernels.c, compiled for this machine on first use and kept in the
+user's cache. The same functions as tensors.py, which is for every other device."""
 import ctypes
+import functools
 import hashlib
 import os
 import platform
 import subprocess
 import tempfile
+
+import torch
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernels.c")
 FLAGS = ["-O3", "-march=native", "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC", "-std=c17"]
@@ -15,7 +19,16 @@ class Geometry(ctypes.Structure):
                 "images channels height width kernel_h kernel_w stride pad out_h out_w".split()]
 
 
-def _library():
+def _cpu_flags():
+    try:
+        with open("/proc/cpuinfo", "rb") as file:
+            return next((line for line in file if line.startswith((b"flags", b"Features"))), b"")
+    except OSError:
+        return b""
+
+
+@functools.lru_cache(None)
+def library():
     flags = [f for f in FLAGS if platform.machine() == "x86_64" or "prefer" not in f]
     with open(SOURCE, "rb") as file:
         key = hashlib.sha256(file.read() + " ".join(flags).encode() + platform.processor().encode() +
@@ -31,17 +44,44 @@ def _library():
     return ctypes.CDLL(path)
 
 
-def _cpu_flags():
-    try:
-        with open("/proc/cpuinfo", "rb") as file:
-            return next((line for line in file if line.startswith((b"flags", b"Features"))), b"")
-    except OSError:
-        return b""
-
-
-library = _library()
-
-
 def pointer(tensor):
     assert tensor.is_contiguous()
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def geometry(layer, x):
+    return Geometry(*x.shape, *layer.kernel_size, layer.stride, layer.padding, *layer.out_size(x))
+
+
+def encode(layer, x, threshold):
+    """x float32 [n][channels][h][w], contiguous, to codes u8 [codebooks][positions]."""
+    g = geometry(layer, x)
+    codes = torch.empty(layer.codebooks, g.images * g.out_h * g.out_w, dtype=torch.uint8)
+    library().encode(ctypes.byref(g), pointer(x), layer.codebooks, pointer(layer.split), pointer(threshold.detach()),
+                     pointer(codes))
+    return codes
+
+
+def accumulate(codes, table):
+    """Sums table rows: [positions][outputs], table as kernels.c has it."""
+    codebooks, positions = codes.shape
+    y = torch.empty(positions, table.shape[0] * table.shape[3])
+    library().accumulate(pointer(codes), pointer(table), ctypes.c_size_t(positions), codebooks, y.shape[1], pointer(y))
+    return y
+
+
+def table_gradient(codes, grad, table, fast):
+    """grad float32 [positions][outputs], contiguous; the result has the table's shape."""
+    out = torch.zeros_like(table)
+    library().table_gradient(pointer(codes), pointer(grad), ctypes.c_size_t(codes.shape[1]), codes.shape[0],
+                             grad.shape[1], pointer(out))
+    return out
+
+
+def threshold_gradient(layer, x, threshold, along):
+    """along float32 [codebooks * rank][positions]: the output's gradient along the table's directions."""
+    g, out = geometry(layer, x), torch.zeros_like(threshold)
+    library().threshold_gradient(ctypes.byref(g), pointer(x), layer.codebooks, pointer(layer.split),
+                                 pointer(threshold.detach()), pointer(layer.window), pointer(layer.basis),
+                                 pointer(along), pointer(out))
+    return out

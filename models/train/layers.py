@@ -5,68 +5,70 @@ prototypes, and the table rows of the prototypes are summed. Backward: exact for
 linear surrogate, the convolution that fits the table best on recent patches (`refresh`); thresholds see
 the decisions of the taken path, through the leading directions of the table.
 """
-import ctypes
+import math
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from . import kernels
-from .kernels import Geometry, pointer
+from . import kernels, tensors
 
+PASSES = {"cpu": kernels}  # who computes on a device; tensors.py where none is named
 BLOCK = 64      # outputs of a table block in kernels.c
 RANK = 4        # directions of the table that the threshold gradient looks along, as in kernels.c
 SHARE = 4       # one image in so many measures the threshold gradient
 WINDOW = 2.0    # half-width of the threshold window, in standard deviations of the channel
+NEVER = torch.finfo(torch.float32).max  # a threshold that sends everything left
 
 
 def padded(outputs):
     return (outputs + BLOCK - 1) // BLOCK * BLOCK
 
 
+def halut_layers(model):
+    return [m for m in model.modules() if isinstance(m, HalutConv2d)]
+
+
+def passes(x):
+    return PASSES.get(x.device.type, tensors)
+
+
 class Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, table, threshold, layer):
         x = x.float().contiguous()
-        g = layer.geometry(x)
-        positions = g.images * g.out_h * g.out_w
-        codes = torch.empty(layer.codebooks, positions, dtype=torch.uint8)
-        kernels.library.encode(ctypes.byref(g), pointer(x), layer.codebooks, pointer(layer.split),
-                               pointer(threshold), pointer(codes))
-        y = torch.empty(positions, padded(layer.out_channels))
-        kernels.library.accumulate(pointer(codes), pointer(table), ctypes.c_size_t(positions), layer.codebooks,
-                                   y.shape[1], pointer(y))
+        codes = passes(x).encode(layer, x, threshold)
+        y = passes(x).accumulate(codes, table)
         ctx.save_for_backward(x, table, threshold, codes)
-        ctx.layer, ctx.geometry = layer, g
-        y = y.view(g.images, g.out_h, g.out_w, -1)[..., :layer.out_channels]
+        ctx.layer = layer
+        y = y.view(len(x), *layer.out_size(x), -1)[..., :layer.out_channels]
         return y.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx, grad_y):
         x, table, threshold, codes = ctx.saved_tensors
-        layer, g = ctx.layer, ctx.geometry
-        positions = codes.shape[1]
-        grad = grad_y.permute(0, 2, 3, 1).reshape(positions, -1).float()
+        layer = ctx.layer
+        grad = grad_y.permute(0, 2, 3, 1).reshape(codes.shape[1], -1).float()
         if grad.shape[1] != padded(layer.out_channels):
             grad = F.pad(grad, (0, padded(layer.out_channels) - grad.shape[1]))
         grad = grad.contiguous()
-        grad_table = torch.zeros_like(table)
-        kernels.library.table_gradient(pointer(codes), pointer(grad), ctypes.c_size_t(positions), layer.codebooks,
-                                       grad.shape[1], pointer(grad_table))
-        grad_x = grad_threshold = None
+        grad_x = grad_table = grad_threshold = None
         if ctx.needs_input_grad[0]:
-            grad_x = layer.input_gradient(grad_y, g).contiguous(memory_format=torch.channels_last)
+            grad_x = layer.input_gradient(grad_y, x).contiguous(memory_format=torch.channels_last)
+        if ctx.needs_input_grad[1]:
+            grad_table = passes(x).table_gradient(codes, grad, table, layer.fast)
         if ctx.needs_input_grad[2]:
-            grad_threshold = layer.threshold_gradient(x, grad, g, threshold)
+            grad_threshold = layer.threshold_gradient(x, grad, threshold)
         return grad_x, grad_table, grad_threshold, None
 
 
 class HalutConv2d(nn.Module):
     """Takes nn.Conv2d's place. codebooks: how many ranges the im2col columns are cut into; default one
-    for each input channel. Tables start at zero: see convert.learn."""
+    for each input channel; or `width`: columns a range has at most. prototypes: 2, 4, 8 or 16 a codebook; with fewer
+    than 16 the deeper levels of a tree send everything left. Tables start at zero: see convert.learn."""
 
     def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, bias=True,
-                 codebooks=None):
+                 codebooks=None, width=None, prototypes=16):
         super().__init__()
         pair = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
         single = [v[0] if isinstance(v, tuple) else v for v in (stride, padding)]
@@ -74,9 +76,18 @@ class HalutConv2d(nn.Module):
         self.stride, self.padding = single
         self.groups = groups
         self.columns = in_channels * pair[0] * pair[1]
-        self.codebooks = codebooks or in_channels
+        if codebooks is not None and width is not None:
+            raise ValueError(f"{codebooks} codebooks and a width of {width}: one decides the other")
+        if width is not None:
+            if not 1 <= width <= self.columns:
+                raise ValueError(f"codebooks {width} columns wide of {self.columns} columns")
+            codebooks = math.ceil(self.columns / width)
+        self.codebooks = in_channels if codebooks is None else codebooks
         if not 1 <= self.codebooks <= self.columns:
             raise ValueError(f"{self.codebooks} codebooks for {self.columns} columns")
+        if prototypes not in (2, 4, 8, 16):
+            raise ValueError(f"{prototypes} prototypes: 2, 4, 8 or 16 are possible")
+        self.prototypes = prototypes
         blocks = padded(out_channels) // BLOCK
         self.table = nn.Parameter(torch.zeros(blocks, self.codebooks, 16, BLOCK))
         self.threshold = nn.Parameter(torch.zeros(self.codebooks, 16))
@@ -88,11 +99,16 @@ class HalutConv2d(nn.Module):
         self.register_buffer("direction", torch.zeros(self.codebooks * RANK, padded(out_channels)))
         self.fast = False  # bfloat16 where only a gradient's direction matters
         self.recent = None
+        self.close_levels()
 
-    def geometry(self, x):
-        n, c, h, w = x.shape
-        out = [(size + 2 * self.padding - k) // self.stride + 1 for size, k in zip((h, w), self.kernel_size)]
-        return Geometry(n, c, h, w, *self.kernel_size, self.stride, self.padding, *out)
+    def out_size(self, x):
+        """Height and width of the output for an input x."""
+        return [(size + 2 * self.padding - k) // self.stride + 1 for size, k in zip(x.shape[2:], self.kernel_size)]
+
+    @torch.no_grad()
+    def close_levels(self):
+        """Below the levels that the prototypes need, every decision goes left: node n is at level log2(n)."""
+        self.threshold[:, self.prototypes:] = NEVER
 
     def ranges(self):
         """First column of each codebook, and the end: the first (columns % codebooks) are one wider."""
@@ -100,8 +116,11 @@ class HalutConv2d(nn.Module):
         return [c * width + min(c, wider) for c in range(self.codebooks + 1)]
 
     def rows(self):
-        """The table as [codebooks][16][outputs]."""
-        return self.table.permute(1, 2, 0, 3).reshape(self.codebooks, 16, -1)[..., :self.out_channels]
+        """The table as [codebooks][16][outputs]. With fewer prototypes, leaves that no code names are copies of those
+        that they would have been part of."""
+        rows = self.table.permute(1, 2, 0, 3).reshape(self.codebooks, 16, -1)[..., :self.out_channels]
+        each = 16 // self.prototypes
+        return rows if each == 1 else rows[:, ::each].repeat_interleave(each, 1, output_size=16)
 
     @torch.no_grad()
     def set_rows(self, rows):
@@ -116,13 +135,9 @@ class HalutConv2d(nn.Module):
 
     def codes(self, x):
         x = x.float().contiguous()
-        g = self.geometry(x)
-        codes = torch.empty(self.codebooks, g.images * g.out_h * g.out_w, dtype=torch.uint8)
-        kernels.library.encode(ctypes.byref(g), pointer(x), self.codebooks, pointer(self.split),
-                               pointer(self.threshold.detach()), pointer(codes))
-        return codes
+        return passes(x).encode(self, x, self.threshold)
 
-    def input_gradient(self, grad_y, g):
+    def input_gradient(self, grad_y, x):
         """The surrogate convolution's gradient, as a convolution itself where that is possible: faster."""
         kind = torch.bfloat16 if self.fast else torch.float32
         border = self.kernel_size[0] - 1 - self.padding
@@ -131,33 +146,27 @@ class HalutConv2d(nn.Module):
             back = self.surrogate.to(kind).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
             return F.conv2d(grad, back, padding=border).float()
         rest = [size - ((out - 1) * self.stride - 2 * self.padding + k) for size, out, k in
-                zip((g.height, g.width), (g.out_h, g.out_w), self.kernel_size)]
+                zip(x.shape[2:], self.out_size(x), self.kernel_size)]
         # float32 always: torch 1.13 refuses a strided transposed convolution in bfloat16, channels last
         return F.conv_transpose2d(grad_y.float(), self.surrogate, stride=self.stride, padding=self.padding,
                                   output_padding=rest, groups=self.groups)
 
-    def threshold_gradient(self, x, grad, g, threshold):
-        images = max(1, g.images // SHARE)
-        part = Geometry(*[getattr(g, f[0]) for f in Geometry._fields_])
-        part.images = images
+    def threshold_gradient(self, x, grad, threshold):
+        images = max(1, len(x) // SHARE)
         kind = torch.bfloat16 if self.fast else torch.float32
-        few = grad[:images * g.out_h * g.out_w].to(kind)
+        few = grad[:images * len(grad) // len(x)].to(kind)
         along = (self.direction.to(kind) @ few.t()).float().contiguous()
-        out = torch.zeros_like(threshold)
-        kernels.library.threshold_gradient(ctypes.byref(part), pointer(x), self.codebooks, pointer(self.split),
-                                           pointer(threshold), pointer(self.window), pointer(self.basis),
-                                           pointer(along), pointer(out))
-        return out * (g.images / images)
+        return passes(x).threshold_gradient(self, x[:images], threshold, along) * (len(x) / images)
 
     @torch.no_grad()
     def refresh(self, rows_max=8192):
         """Fits the surrogate and the directions to the table as it is now, on the last training inputs."""
         x = self.recent.float()
-        g = self.geometry(x)
-        x = x[:max(1, rows_max // (g.out_h * g.out_w))].contiguous()
+        x = x[:max(1, rows_max // math.prod(self.out_size(x)))].contiguous()
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
         patches = patches.transpose(0, 1).reshape(self.columns, -1)
-        hot = F.one_hot(self.codes(x).long(), 16).float()  # [codebooks][positions][16]
+        every = torch.arange(16, dtype=torch.uint8, device=x.device)
+        hot = (self.codes(x)[..., None] == every).float()  # [codebooks][positions][16]
         rows, edges = self.rows(), self.ranges()
         if self.columns % self.codebooks == 0:
             p = patches.view(self.codebooks, -1, patches.shape[1])
@@ -172,7 +181,8 @@ class HalutConv2d(nn.Module):
         self.basis.copy_(vectors.transpose(1, 2))  # rows ~ vectors @ (vectors^T centred)
         along = vectors.transpose(1, 2) @ centred  # [codebooks][rank][outputs]
         self.direction[:, :self.out_channels].copy_(along.reshape(-1, self.out_channels))
-        values = patches[self.split.long()]  # [codebooks][4][positions]
+        used = self.split[:, :self.prototypes.bit_length() - 1]
+        values = patches[used.long()]  # [codebooks][levels][positions]
         self.window.copy_(WINDOW * values.std((1, 2)).clamp_min(1e-2))
 
     def _grouped(self, weight):
@@ -187,7 +197,7 @@ class HalutConv2d(nn.Module):
         centred = patches - patches.mean(2, keepdim=True)
         square = centred @ centred.transpose(1, 2)
         ridge = 0.05 * square.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1) + 1e-6
-        square = square + ridge * torch.eye(square.shape[1])
+        square = square + ridge * torch.eye(square.shape[1], device=square.device)
         return torch.linalg.solve(square, (centred @ hot) @ rows).reshape(-1, *rows.shape[2:]).reshape(
             patches.shape[0], patches.shape[1], -1)
 
@@ -195,8 +205,11 @@ class HalutConv2d(nn.Module):
 class HalutLinear(HalutConv2d):
     """Takes nn.Linear's place: a 1x1 convolution of one position. codebooks default: a quarter of the inputs."""
 
-    def __init__(self, in_features, out_features, bias=True, codebooks=None):
-        super().__init__(in_features, out_features, 1, bias=bias, codebooks=codebooks or max(1, in_features // 4))
+    def __init__(self, in_features, out_features, bias=True, codebooks=None, width=None, prototypes=16):
+        if codebooks is None and width is None:
+            codebooks = max(1, in_features // 4)
+        super().__init__(in_features, out_features, 1, bias=bias, codebooks=codebooks, width=width,
+                         prototypes=prototypes)
 
     def forward(self, x):
         return super().forward(x.reshape(-1, self.in_channels, 1, 1)).reshape(*x.shape[:-1], self.out_channels)

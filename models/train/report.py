@@ -20,19 +20,19 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import safetensors
+from .convert import halut_resnet9
 from .data import CLASSES, load, normalise
-from .finetune import halut_resnet9
 from .net import LAYERS, ResNet9
-from .run import logits
+from .run import device_of, load_state, logits, machine_options, prepare
 
 BINS = 15
 ERROR_IMAGES = 64  # that the error of the layers is measured on, from the validation split
 
 
-def load_network(model, path):
-    state = torch.load(path, map_location="cpu")
+def load_network(model, path, device):
+    state = load_state(path)
     model.load_state_dict(state.get("average", state["model"]))
-    return model.eval()
+    return model.eval().to(device)
 
 
 # Accuracy.
@@ -99,7 +99,7 @@ def layer_errors(model, dense, images):
         layer, wanted = getattr(model, name).conv, getattr(dense, name).conv
         seen = {}
         hook = layer.register_forward_hook(lambda _, args, y: seen.update(x=args[0], y=y))
-        model(normalise(images))
+        model(normalise(images).to(device_of(model)))
         hook.remove()
         y = seen["y"].float().transpose(0, 1).flatten(1).double()
         want = wanted(seen["x"].float()).transpose(0, 1).flatten(1).double()
@@ -205,14 +205,14 @@ def cost(logs):
     return table(("log", "epochs", "hours"), lines + [("together", "", f"{sum(h[2] for h in hours):.2f}")])
 
 
-def accuracy_rows(args, images, labels, train):
+def accuracy_rows(args, device, images, labels, train):
     """Rows of the accuracy table, the float Halut network's logits, and what `halut eval` said."""
     truth = torch.from_numpy(labels)
-    dense = load_network(ResNet9().to(memory_format=torch.channels_last), args.teacher)
+    dense = load_network(ResNet9().to(memory_format=torch.channels_last), args.teacher, device)
     rows = [("dense teacher, float", "PyTorch", *score(logits(dense, images), truth))]
     rows.append(("dense teacher, int8 weights and u8 maps", "PyTorch, simulated",
                  *score(logits(dense_int8(dense, train[:250]), images), truth)))
-    values = logits(load_network(halut_resnet9(), args.halut), images)
+    values = logits(load_network(halut_resnet9(), args.halut, device), images)
     rows.append(("Halut, float", "PyTorch", *score(values, truth)))
     served = evaluate(args.program, args.model, args.data, args.limit)
     rows.append(("**Halut, int8 tables and u8 maps, as served**", "`halut eval`", 100 * served["top1"],
@@ -324,23 +324,22 @@ def arguments():
     cli.add_argument("--extra", help="Markdown file to append, an ablation for example")
     cli.add_argument("--commands", help="file of the stages' exact commands; default: the usual ones")
     cli.add_argument("--limit", type=int, default=0, help="only so many test images (for a trial)")
-    cli.add_argument("--threads", type=int, default=2)
+    machine_options(cli)
     return cli.parse_args()
 
 
 def main():
     args = arguments()
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
+    device = prepare(args)
     images, labels = load(args.data, "test")
     if args.limit:
         images, labels = images[:args.limit], labels[:args.limit]
     logs = [(os.path.basename(path).replace(".pt.csv", ""), read_log(path)) for path in args.logs]
-    rows, values, served = accuracy_rows(args, images, labels, load(args.data, "train")[0])
+    rows, values, served = accuracy_rows(args, device, images, labels, load(args.data, "train")[0])
     bins, error = calibration(values, torch.from_numpy(labels))
     few = load(args.data, "validation")[0][:ERROR_IMAGES]
-    dense = load_network(ResNet9(), args.teacher)
-    before, after = (layer_errors(load_network(halut_resnet9(), path), dense, few)
+    dense = load_network(ResNet9(), args.teacher, device)
+    before, after = (layer_errors(load_network(halut_resnet9(), path, device), dense, few)
                      for path in (args.start, args.halut))
     out = args.out or os.path.splitext(args.model)[0] + ".md"
     stem = os.path.splitext(out)[0]

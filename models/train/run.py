@@ -1,4 +1,5 @@
-"""What every stage does alike: checkpoints written whole or not at all, a CSV log, a progress bar."""
+"""What every stage does alike: the device, checkpoints written whole or not at all, a CSV log, a progress bar."""
+import contextlib
 import copy
 import csv
 import os
@@ -11,9 +12,45 @@ import torch.nn as nn
 from .data import normalise
 
 
+def machine_options(cli):
+    """What every stage takes: where it computes and on how many threads."""
+    cli.add_argument("--device", help="of PyTorch; default cuda where there is one, else cpu")
+    cli.add_argument("--threads", type=int, default=2, help="of the CPU")
+
+
+def prepare(args, seed=0):
+    """Returns the device to compute on."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    try:
+        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SystemExit(f"--device {args.device}: {str(error).splitlines()[0]}")
+    return device
+
+
+def device_of(model):
+    return next(model.parameters()).device
+
+
+def mixed(device):
+    """bfloat16 where it is safe, on devices that PyTorch does it on."""
+    if device.type in ("cpu", "cuda"):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
 def save(path, state):
     torch.save(state, path + ".part")
     os.replace(path + ".part", path)
+
+
+def load_state(path):
+    """A checkpoint, on the CPU. A file from elsewhere cannot run code, but with PyTorch 1, whose safe reader does not
+    know the numbers in an optimiser's state."""
+    return torch.load(path, map_location="cpu", weights_only=int(torch.__version__.split(".")[0]) >= 2)
 
 
 class Log:
@@ -78,8 +115,8 @@ def recalibrate(model, batches, count):
     for i, (x, _) in enumerate(batches):
         if i == count:
             break
-        with torch.autocast("cpu", torch.bfloat16):
-            model(x)
+        with mixed(device_of(model)):
+            model(x.to(device_of(model)))
     for m, value in zip(norms, momentum):
         m.momentum = value
     model.eval()
@@ -87,10 +124,12 @@ def recalibrate(model, batches, count):
 
 @torch.no_grad()
 def logits(model, images, size=250):
+    """On the CPU, [images][classes]."""
     model.eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        parts = [model(normalise(images[i:i + size])).float() for i in range(0, len(images), size)]
-    return torch.cat(parts)
+    device = device_of(model)
+    with mixed(device):
+        parts = [model(normalise(images[i:i + size]).to(device)).float() for i in range(0, len(images), size)]
+    return torch.cat(parts).cpu()
 
 
 def accuracy(model, images, labels):

@@ -11,28 +11,19 @@ import json
 import os
 import subprocess
 
-import torch
-
-from ..convert import convert, halut_like, replace
+from ..convert import convert, untrained
 from ..data import CLASSES, Batches, load, normalise
 from ..export import export
 from ..fit import fit
 from ..nets import NETS, inner
-from ..run import accuracy, save
-
-
-def halut_version(model):
-    """The same network with untrained Halut layers, for a checkpoint to be loaded into."""
-    for name in inner(model):
-        replace(model, name, halut_like(model.get_submodule(name)))
-    return model
+from ..run import accuracy, load_state, machine_options, prepare, save
 
 
 def converted(model, path, train, args):
     """Converts `model` or takes what an earlier run converted."""
     if os.path.exists(path):
-        model = halut_version(model)
-        model.load_state_dict(torch.load(path)["model"])
+        model = untrained(model, inner(model))
+        model.load_state_dict(load_state(path)["model"])
         return model
     statistics = Batches(*train, 250, seed=1)
     convert(model, train[0][:args.images], inner(model), args.halut, batches=statistics,
@@ -56,21 +47,19 @@ def main():
     cli.add_argument("--epochs", type=int, default=6, help="of the dense network")
     cli.add_argument("--finetune", type=int, default=3, help="epochs of the converted network")
     cli.add_argument("--images", type=int, default=3000, help="training images that conversion sees")
-    cli.add_argument("--threads", type=int, default=2)
+    machine_options(cli)
     args = cli.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(0)
+    device = prepare(args)
     os.makedirs(args.out, exist_ok=True)
     train, validation = load(args.data, "train"), load(args.data, "validation")
     result = {"network": args.network}
 
-    dense = NETS[args.network]().to(memory_format=torch.channels_last)
+    dense = NETS[args.network]().to(device, memory_format=torch.channels_last)
     fit(dense, Batches(*train, 128, shift=3), validation, f"{args.out}/dense.pt", args.epochs, 5e-3, 0.05)
     test = load(args.data, "test")
     result["dense"] = accuracy(dense, *test)
 
-    model = NETS[args.network]()
+    model = NETS[args.network]().to(device)
     model.load_state_dict(dense.state_dict())
     model = converted(model, f"{args.out}/start.pt", train, args)
     result["converted"] = accuracy(model, *test)

@@ -1,0 +1,152 @@
+#!/usr/bin/python3
+# test: the training loop: a run that was interrupted ends with the weights of one that was not
+# timeout: 200
+# tier: full
+"""Small networks on random pictures: what is compared is bit for bit, so what they learn does not matter."""
+import csv
+import functools
+import os
+import unittest
+from unittest import mock
+
+import train_support
+
+torch = train_support.need_torch()
+import numpy as np  # noqa: E402
+import torch.nn as nn  # noqa: E402
+from train import fit as loop  # noqa: E402
+from train import kernels  # noqa: E402
+from train.data import Batches  # noqa: E402
+from train.layers import HalutConv2d  # noqa: E402
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Failing(Batches):
+    """Breaks off in the middle of an epoch."""
+
+    def __init__(self, *arguments, at):
+        super().__init__(*arguments)
+        self.at = at
+
+    def __iter__(self):
+        for i, batch in enumerate(super().__iter__()):
+            if self.epoch - 1 == self.at and i == 2:
+                raise Interrupted
+            yield batch
+
+
+def pictures(count):
+    rng = np.random.default_rng(4)
+    return rng.integers(0, 256, (count, 3, 32, 32), np.uint8), rng.integers(0, 10, count)
+
+
+def network(looked_up):
+    torch.manual_seed(5)
+    second = HalutConv2d(4, 6, 3, 2, 1) if looked_up else nn.Conv2d(4, 6, 3, 2, 1)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), second, nn.BatchNorm2d(6), nn.ReLU(),
+                          nn.Flatten(), nn.Dropout(0.3), nn.Linear(6 * 16, 10))
+    if looked_up:
+        with torch.no_grad():
+            second.split.copy_(9 * torch.arange(4).view(-1, 1) + torch.randint(0, 9, (4, 4)))
+            second.threshold.copy_(torch.rand(4, 16))
+            second.set_rows(torch.randn(4, 16, 6))
+    return model
+
+
+def recipe(share=0.5, epochs=3, **more):
+    return loop.Recipe(epochs, 1e-2, groups=lambda model: loop.groups(model, 0.01, share), refresh=3, **more)
+
+
+class Resume(unittest.TestCase):
+    def run_to(self, path, looked_up, kind, batches, teacher=None):
+        model = network(looked_up)
+        return loop.train(model, batches, pictures(20), path, kind, teacher, batches.again(20, 1))[0]
+
+    def compare(self, looked_up, kind, teacher=None):
+        images = pictures(100)
+        with train_support.folder() as folder:
+            whole = self.run_to(f"{folder}/whole.pt", looked_up, kind, Batches(*images, 20), teacher)
+            with self.assertRaises(Interrupted):
+                self.run_to(f"{folder}/part.pt", looked_up, kind, Failing(*images, 20, at=1), teacher)
+            self.assertEqual(loop.load_state(f"{folder}/part.pt")["epoch"], 1)
+            part = self.run_to(f"{folder}/part.pt", looked_up, kind, Batches(*images, 20), teacher)
+            self.assertEqual((part.step, whole.step), (15, 15))
+            for mine, other in ((part.model, whole.model), (part.average.model, whole.average.model)):
+                for name, value in mine.state_dict().items():
+                    self.assertTrue(torch.equal(value, other.state_dict()[name]), name)
+            logs = []
+            for name in ("whole", "part"):
+                with open(f"{folder}/{name}.pt.csv", newline="") as file:
+                    logs.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
+            self.assertEqual(len(logs[0]), 3)
+            self.assertEqual(*logs)
+            return logs[0]
+
+    def test_of_a_dense_network(self):
+        rows = self.compare(False, recipe(schedule=loop.triangle, optimiser=loop.descent, plain=True))
+        self.assertEqual(list(rows[0]), ["epoch", "loss", "validation", "validation_average"])
+
+    def test_of_looked_up_layers_and_a_teacher(self):
+        rows = self.compare(True, recipe(distil=0.9), network(False))
+        self.assertEqual(list(rows[0]), ["epoch", "loss", "validation_average"])
+
+    def test_takes_the_settings_of_its_own_recipe(self):
+        model, other = network(True), network(True)
+        state = loop.Trainer(model, recipe(0.5), 10).state()
+        trainer = loop.Trainer(other, recipe(0.25), 10)
+        trainer.restore(state)
+        self.assertEqual([part["share"] for part in trainer.optimiser.param_groups], [1.0, 0.25, 1.0])
+
+
+class Steps(unittest.TestCase):
+    def steps(self, share):
+        model = network(True)
+        trainer = loop.Trainer(model, recipe(share), 10)
+        before = model[3].threshold.detach().clone()
+        for x, y in Batches(*pictures(60), 20):
+            trainer.advance(x, y)
+        return (model[3].threshold - before).abs().max().item()
+
+    def test_move_thresholds_at_a_share_of_the_rate(self):
+        self.assertGreater(self.steps(0.5), 0)
+
+    def test_with_a_share_of_0_do_not_compute_their_gradient(self):
+        with mock.patch.object(kernels, "threshold_gradient", side_effect=AssertionError("computed")):
+            self.assertEqual(self.steps(0), 0)
+            with self.assertRaisesRegex(AssertionError, "computed"):
+                self.steps(0.5)
+
+    def test_leave_early(self):
+        with train_support.folder() as folder:
+            trainer, _ = loop.train(network(False), Batches(*pictures(60), 20), pictures(10), f"{folder}/x.pt",
+                                    recipe(), steps=2)
+            self.assertEqual(trainer.step, 2)
+            self.assertFalse(os.path.exists(f"{folder}/x.pt"))
+
+    def test_schedules(self):
+        cosine = functools.partial(loop.cosine, total=1000, warm=100)
+        self.assertAlmostEqual(cosine(0), 0.01)
+        self.assertAlmostEqual(cosine(500), 0.5)
+        self.assertLess(cosine(999), 1e-5)
+        self.assertEqual(loop.cosine(0, 5), 1)  # too short to warm up
+        self.assertAlmostEqual(loop.triangle(100, 1000), 0.5)
+        self.assertAlmostEqual(loop.triangle(600, 1000), 0.5)
+        self.assertEqual(loop.triangle(1000, 1000), 0)
+
+    def test_decay_matrices_and_tables_only(self):
+        model = network(True)
+        parts = loop.groups(model, 0.1)
+        names = {id(p): name for name, p in model.named_parameters()}
+        found = [sorted(names[id(p)] for p in part["params"]) for part in parts]
+        self.assertEqual(found, [["0.weight", "3.table", "8.weight"], ["3.threshold"],
+                                 ["0.bias", "1.bias", "1.weight", "3.bias", "4.bias", "4.weight", "8.bias"]])
+        self.assertEqual([part["weight_decay"] for part in parts], [0.1, 0, 0])
+        dense = loop.groups(model, 0.1, decay_dense=False)
+        self.assertEqual([names[id(p)] for p in dense[0]["params"]], ["3.table"])
+
+
+if __name__ == "__main__":
+    unittest.main()

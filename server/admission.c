@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "clock.h"
 #include "handlers.h"
@@ -43,6 +44,9 @@ static void job_count(struct halut_app *app, struct halut_job *job) {
     tally->failed_ns += total;
     return;
   }
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  tally->last_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
   tally->success++;
   tally->rows += job->rows;
   if (job->batch_rows > 0)

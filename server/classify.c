@@ -36,6 +36,14 @@ bool halut_job_picture(struct halut_job *job, const char *where, const uint8_t *
                                         .fit = job->fit,
                                         .pixels_max = job->limits->pixels_max};
   struct halut_diag diag = {0};
+  if (info->channels != 3 || info->width > HALUT_IMAGE_TARGET_MAX ||
+      info->height > HALUT_IMAGE_TARGET_MAX) {
+    halut_job_fail(job, HALUT_ESHAPE,
+                   "%smodel %s takes %u channels of %u x %u, which no picture is made to: send "
+                   "numbers",
+                   where, info->name, info->channels, info->height, info->width);
+    return false;
+  }
   int error = halut_image_decode(bytes, size, &options, image_at(job, row), NULL, &diag);
   if (error != HALUT_OK)
     halut_job_fail(job, error, "%s%s", where, diag.text);

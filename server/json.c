@@ -466,7 +466,8 @@ void halut_json_out_format(struct halut_json_out *out, const char *format, ...) 
 }
 
 void halut_json_out_bytes(struct halut_json_out *out, const void *data, size_t bytes) {
-  append(out, data, bytes);
+  if (bytes > 0)
+    append(out, data, bytes);
 }
 
 /* The bytes of the UTF-8 character at text, or 0 if it is none (overlong, surrogate, past

@@ -210,6 +210,7 @@ static unsigned method_parse(const char *verb) {
 static bool pattern_match(const char *pattern, struct halut_request *request) {
   const char *path = request->path;
   size_t captures = 0;
+  memset(request->capture, 0, sizeof request->capture);
   while (*pattern != '\0') {
     if (pattern[0] != '{') {
       if (*pattern++ != *path++)

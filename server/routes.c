@@ -13,6 +13,23 @@ const struct halut_route halut_routes[] = {
     {HALUT_GET, "/v1/models/{}", halut_handle_model, false, HALUT_INFER},
     {HALUT_POST | HALUT_PUT, "/v1/classify", halut_handle_classify, true, HALUT_INFER},
     {HALUT_POST, "/v1/matmul", halut_handle_matmul, true, HALUT_INFER},
+
+    {HALUT_GET, "/v2", halut_handle_v2_server, false, HALUT_OPEN},
+    {HALUT_GET, "/v2/", halut_handle_v2_server, false, HALUT_OPEN},
+    {HALUT_GET, "/v2/health/live", halut_handle_v2_live, false, HALUT_OPEN},
+    {HALUT_GET, "/v2/health/ready", halut_handle_v2_ready, false, HALUT_OPEN},
+    {HALUT_GET, "/v2/models", halut_handle_v2_models, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/stats", halut_handle_v2_stats, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}", halut_handle_v2_model, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}/versions/{}", halut_handle_v2_model, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}/ready", halut_handle_v2_model_ready, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}/versions/{}/ready", halut_handle_v2_model_ready, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}/config", halut_handle_v2_config, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}/versions/{}/config", halut_handle_v2_config, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}/stats", halut_handle_v2_model_stats, false, HALUT_INFER},
+    {HALUT_GET, "/v2/models/{}/versions/{}/stats", halut_handle_v2_model_stats, false, HALUT_INFER},
+    {HALUT_POST, "/v2/models/{}/infer", halut_handle_v2_infer, true, HALUT_INFER},
+    {HALUT_POST, "/v2/models/{}/versions/{}/infer", halut_handle_v2_infer, true, HALUT_INFER},
 };
 const size_t halut_route_count = sizeof halut_routes / sizeof halut_routes[0];
 static_assert(sizeof halut_routes / sizeof halut_routes[0] <= HALUT_ROUTES_MAX,

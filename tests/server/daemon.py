@@ -407,7 +407,10 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual(daemon.stop(), 0)
         for thread in threads:
             thread.join()
-        self.assertEqual([a.status for a in answers if a is not None], [200] * len(answers))
+        # One that had not been read when the signal came is told so.
+        late = [a for a in answers if a is not None and a.status != 200]
+        self.assertEqual({a.error() for a in late} - {"shutting down"}, set())
+        self.assertLess(len(late), len(answers))
 
     def test_both_backends_give_the_same(self):
         try:

@@ -118,7 +118,7 @@ man: $(BUILD)/halutd.8 ## write the manual pages, the annotated configuration an
 $(BUILD)/halutd.8: all deploy/manual.sh
 	deploy/manual.sh $(BUILD)
 
-install: all man ## install under PREFIX (and DESTDIR): programs, models, manuals, systemd unit
+install: all man ## install under PREFIX (and DESTDIR): programs, models, manuals, systemd units
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin
 	install $(BUILD)/halut $(DESTDIR)$(PREFIX)/bin/halut
 	install $(BUILD)/halutd $(DESTDIR)$(PREFIX)/sbin/halutd
@@ -130,6 +130,7 @@ install: all man ## install under PREFIX (and DESTDIR): programs, models, manual
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(SYSCONFDIR)
 	sed 's,@SBIN@,$(PREFIX)/sbin,; s,@CONF@,$(SYSCONFDIR)/halutd.conf,' deploy/systemd/halutd.service \
 	  >$(DESTDIR)$(PREFIX)/lib/systemd/system/halutd.service
+	install -m 644 deploy/systemd/halutd.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/halutd.socket
 	test -e $(DESTDIR)$(SYSCONFDIR)/halutd.conf || \
 	  sed 's,^#models = .*,models = $(PREFIX)/share/halut/models,' $(BUILD)/halutd.conf \
 	  >$(DESTDIR)$(SYSCONFDIR)/halutd.conf

@@ -298,6 +298,16 @@ static void set_listen(struct halut_config *config, const char *source,
   memcpy(config->listens, listens, count * sizeof listens[0]);
 }
 
+static void set_socket_mode(struct halut_config *config, const char *source,
+                            struct halut_config_problems *problems) {
+  const char *text = config->socket_mode;
+  if (strlen(text) > 4 || strspn(text, "01234567") != strlen(text) || strtoul(text, NULL, 8) > 0777)
+    halut_config_problem(problems, "%s: socket-mode: \"%.32s\" is not in 0..0777, octal", source,
+                         text);
+  else
+    config->socket_mode_bits = (unsigned)strtoul(text, NULL, 8);
+}
+
 static void set_text(struct halut_config *config, const struct setting *setting, const char *value,
                      const char *source, struct halut_config_problems *problems) {
   char *field = (char *)config + setting->offset;
@@ -313,6 +323,8 @@ static void set_text(struct halut_config *config, const struct setting *setting,
   memcpy(field, value, strlen(value) + 1);
   if (field == config->listen)
     set_listen(config, source, problems);
+  if (field == config->socket_mode)
+    set_socket_mode(config, source, problems);
 }
 
 static void set_word(struct halut_config *config, const struct setting *setting, const char *value,

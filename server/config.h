@@ -59,6 +59,7 @@ struct halut_config {
   char health_url[HALUT_CONFIG_TEXT_MAX];  /* HALUT_MODE_HEALTH */
   uint32_t listen_count;                   /* `listen`, taken apart: 1..HALUT_LISTEN_MAX */
   struct halut_listen listens[HALUT_LISTEN_MAX];
+  unsigned socket_mode_bits; /* `socket-mode`, read */
 };
 
 /* Every problem found, each one line ended by "\n", as a person should read them. */

@@ -2,13 +2,18 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include "systemd.h"
 
 enum { BACKLOG = 1024 };
 
@@ -73,8 +78,8 @@ static void name_listener(const struct halut_listen *listen, struct halut_listen
     snprintf(listener->url, sizeof listener->url, "http://[%s]:%u", listen->host, port);
 }
 
-int halut_listener_open(const struct halut_listen *listen_on, struct halut_listener *out,
-                        struct halut_diag *diag) {
+int halut_listener_open(const struct halut_listen *listen_on, unsigned socket_mode,
+                        struct halut_listener *out, struct halut_diag *diag) {
   struct halut_listener listener = {.fd = -1};
   union address address;
   socklen_t bytes = 0;
@@ -99,6 +104,9 @@ int halut_listener_open(const struct halut_listen *listen_on, struct halut_liste
     goto fail;
   if (listen_on->kind == HALUT_LISTEN_UNIX)
     snprintf(listener.unlink_path, sizeof listener.unlink_path, "%s", listen_on->host);
+  step = "permissions";
+  if (listen_on->kind == HALUT_LISTEN_UNIX && chmod(listen_on->host, socket_mode) != 0)
+    goto fail;
   step = "listen";
   if (listen(listener.fd, BACKLOG) != 0)
     goto fail;
@@ -111,6 +119,71 @@ fail:
              step, strerror(errno));
   halut_listener_close(&listener);
   return HALUT_EIO;
+}
+
+static bool is_listening(int fd) {
+  int type = 0, listening = 0;
+  socklen_t bytes = sizeof type;
+  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0 && type == SOCK_STREAM &&
+         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &bytes) == 0 && listening != 0;
+}
+
+int halut_listener_adopt(int fd, struct halut_listener *out, struct halut_diag *diag) {
+  struct halut_listener listener = {.fd = fd};
+  struct halut_listen listen_on = {.kind = HALUT_LISTEN_UNIX};
+  union address address;
+  socklen_t bytes = sizeof address;
+  memset(&address, 0, sizeof address);
+  if (!is_listening(fd) || getsockname(fd, &address.any, &bytes) != 0)
+    goto fail;
+  switch (address.any.sa_family) {
+  case AF_INET:
+    listen_on.kind = HALUT_LISTEN_IP4;
+    inet_ntop(AF_INET, &address.ip4.sin_addr, listen_on.host, sizeof listen_on.host);
+    break;
+  case AF_INET6:
+    listen_on.kind = HALUT_LISTEN_IP6;
+    inet_ntop(AF_INET6, &address.ip6.sin6_addr, listen_on.host, sizeof listen_on.host);
+    break;
+  case AF_UNIX:
+    snprintf(listen_on.host, sizeof listen_on.host, "%s", address.local.sun_path);
+    break;
+  default:
+    goto fail;
+  }
+  if (fcntl(fd, F_SETFL, O_NONBLOCK) != 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
+    goto fail;
+  name_listener(&listen_on, &listener);
+  *out = listener;
+  return 0;
+fail:
+  close(fd);
+  return halut_fail(diag, HALUT_EINVALID, 0,
+                    "the passed descriptor %d is no listening stream socket of IPv4, IPv6 or Unix",
+                    fd);
+}
+
+int halut_listeners_open(const struct halut_config *config, struct halut_listener *out,
+                         uint32_t *count_out, struct halut_diag *diag) {
+  char *names = NULL;
+  int first = 0, error = 0;
+  uint32_t passed = halut_systemd_sockets(&first, &names), count = 0;
+  uint32_t wanted = passed > 0 ? passed : config->listen_count;
+  free(names);
+  if (wanted > HALUT_LISTEN_MAX)
+    return halut_fail(diag, HALUT_ELIMIT, 0, "%u sockets were passed, the most is %d", wanted,
+                      HALUT_LISTEN_MAX);
+  while (count < wanted && error == 0) {
+    error = passed > 0 ? halut_listener_adopt(first + (int)count, &out[count], diag)
+                       : halut_listener_open(&config->listens[count], config->socket_mode_bits,
+                                             &out[count], diag);
+    if (error == 0)
+      count++;
+  }
+  for (uint32_t i = 0; i < count && error != 0; i++)
+    halut_listener_close(&out[i]);
+  *count_out = error == 0 ? count : 0;
+  return error;
 }
 
 void halut_listener_close(struct halut_listener *listener) {

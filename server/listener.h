@@ -15,10 +15,20 @@ struct halut_listener {
   char unlink_path[HALUT_LISTEN_HOST_MAX]; /* of a Unix socket we made, "" otherwise */
 };
 
-/* A "::" address takes IPv4 as well. A Unix socket that nobody answers on is replaced. HALUT_EIO,
- * with the address and the reason. */
-int halut_listener_open(const struct halut_listen *listen, struct halut_listener *out,
-                        struct halut_diag *diag) __attribute__((warn_unused_result));
+/* A "::" address takes IPv4 as well. A Unix socket that nobody answers on is replaced, and gets the
+ * permissions `socket_mode`. HALUT_EIO, with the address and the reason. */
+int halut_listener_open(const struct halut_listen *listen, unsigned socket_mode,
+                        struct halut_listener *out, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
+/* Takes over a socket that listens already. HALUT_EINVALID if it is not one, or of another family
+ * than IPv4, IPv6 and Unix; it is then closed. */
+int halut_listener_adopt(int fd, struct halut_listener *out, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
+/* All that were passed by systemd or, if there are none, all of config->listens, into
+ * out[HALUT_LISTEN_MAX]. On failure all are closed. */
+int halut_listeners_open(const struct halut_config *config, struct halut_listener *out,
+                         uint32_t *count_out, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
 /* Closes the socket if it is open, and removes the path it made. */
 void halut_listener_close(struct halut_listener *listener);
 

@@ -11,6 +11,8 @@
 #include "app.h"
 #include "clock.h"
 #include "health.h"
+#include "systemd.h"
+#include "user.h"
 
 extern char **environ;
 
@@ -77,6 +79,7 @@ static void on_signal(uv_signal_t *handle, int number) {
   uint64_t patience_ms = app->draining ? 0 : app->config.drain_timeout_ms;
   halut_app_log(app, HALUT_LOG_INFO, "signal %d: draining", number);
   app->draining = true;
+  halut_systemd_notify("STOPPING=1");
   halut_http_drain(app->http, patience_ms);
 }
 
@@ -104,6 +107,28 @@ static int signals_open(struct halut_app *app) {
 
 /* ---- opening ---- */
 
+/* The sockets are open and the files are read: what needed root is done. */
+static int give_up_root(const struct halut_app *app, const struct halut_listener *listeners,
+                        uint32_t count, struct halut_diag *diag) {
+  struct halut_user user;
+  if (strcmp(app->config.user, "off") == 0) {
+    if (geteuid() == 0)
+      halut_app_log(app, HALUT_LOG_WARNING, "running as root; `user` names whom to become");
+    return HALUT_OK;
+  }
+  int error = halut_user_find(app->config.user, &user, diag);
+  if (error != HALUT_OK)
+    return error;
+  for (uint32_t i = 0; i < count && geteuid() == 0; i++)
+    if (listeners[i].unlink_path[0] != '\0' &&
+        lchown(listeners[i].unlink_path, user.uid, user.gid) != 0)
+      return halut_fail(diag, HALUT_EIO, 0, "%s: %s", listeners[i].unlink_path, strerror(errno));
+  error = halut_user_become(&user, diag);
+  if (error == HALUT_OK)
+    halut_app_log(app, HALUT_LOG_INFO, "running as %s", user.name);
+  return error;
+}
+
 static int server_open(struct halut_app *app, struct halut_diag *diag) {
   struct halut_listener listeners[HALUT_LISTEN_MAX];
   const struct halut_config *config = &app->config;
@@ -118,7 +143,6 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
                                     .self = app};
   struct halut_http_options http = {
       .listeners = listeners,
-      .listener_count = config->listen_count,
       .connections_max = (uint32_t)config->connections_max,
       .connections_per_address_max = (uint32_t)config->connections_per_address_max,
       .request_timeout_ms = config->request_timeout_ms,
@@ -132,20 +156,30 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
       .dropped = halut_app_dropped,
       .drained = on_drained,
       .self = app};
-  int error = halut_pool_open(&app->loop, &pool, &app->pool, diag);
-  for (uint32_t i = 0; i < config->listen_count && error == HALUT_OK; i++)
-    error = halut_listener_open(&config->listens[i], &listeners[i], diag);
+  int error = halut_listeners_open(config, listeners, &http.listener_count, diag);
+  if (error == HALUT_OK)
+    error = give_up_root(app, listeners, http.listener_count, diag);
+  if (error == HALUT_OK)
+    error = halut_pool_open(&app->loop, &pool, &app->pool, diag);
   if (error == HALUT_OK)
     error = halut_http_open(&app->loop, &http, &app->http, diag);
   if (error != HALUT_OK)
     return error;
-  for (uint32_t i = 0; i < config->listen_count; i++)
+  for (uint32_t i = 0; i < http.listener_count; i++)
     printf("halutd: listening on %s\n", listeners[i].url);
+  halut_systemd_notify("READY=1");
   return fflush(stdout) == 0 ? HALUT_OK : HALUT_EIO;
 }
 
 static void keys_problem(void *self, const char *text) {
   halut_config_problem(self, "%s", text);
+}
+
+static void user_check(const struct halut_config *config, struct halut_config_problems *problems) {
+  struct halut_user user;
+  struct halut_diag diag = {0};
+  if (strcmp(config->user, "off") != 0 && halut_user_find(config->user, &user, &diag) != HALUT_OK)
+    halut_config_problem(problems, "user: %s", diag.text);
 }
 
 static int report(const struct halut_config_problems *problems) {
@@ -231,6 +265,7 @@ int main(int argc, char **argv) {
   models_open(&app, &problems);
   if (strcmp(app.config.keys_file, "off") != 0)
     app.keys = halut_keys_open(app.config.keys_file, keys_problem, &problems);
+  user_check(&app.config, &problems);
   if (problems.count > 0) {
     halut_catalog_drop(app.catalog);
     halut_keys_close(app.keys);

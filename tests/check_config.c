@@ -55,6 +55,18 @@ START_TEST(has_defaults) {
 }
 END_TEST
 
+START_TEST(reads_modes_in_octal) {
+  ck_assert_int_eq(read_all(ARGUMENTS("--socket-mode", "0640"), NULL), 0);
+  ck_assert_uint_eq(config.socket_mode_bits, 0640);
+  static const char *const bad[] = {"0800", "1777", "rw", "-1", "00660"};
+  for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    ck_assert_int_eq(read_all(ARGUMENTS("--socket-mode", bad[i]), NULL), HALUT_EINVALID);
+    ck_assert_ptr_nonnull(strstr(problems.text, "socket-mode"));
+    ck_assert_uint_eq(config.socket_mode_bits, 0660);
+  }
+}
+END_TEST
+
 START_TEST(takes_later_sources_over_earlier) {
   write_file("# comment\nworkers = 2   # two\n queue-max=11\nbatch-max = 3\n"
              "models = \"a # b\"\n\n");
@@ -290,6 +302,7 @@ int main(void) {
   TCase *all = tcase_create("all");
   tcase_add_checked_fixture(all, NULL, remove_file);
   tcase_add_test(all, has_defaults);
+  tcase_add_test(all, reads_modes_in_octal);
   tcase_add_test(all, takes_later_sources_over_earlier);
   tcase_add_test(all, takes_the_file_from_the_environment);
   tcase_add_test(all, ignores_what_kubernetes_sets);

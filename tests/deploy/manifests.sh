@@ -20,7 +20,8 @@ check() {
 # The unit as it is installed, but with a program that exists here.
 unit() {
   sed 's,@SBIN@/halutd,/bin/true,; s,@CONF@,/etc/halutd.conf,' deploy/systemd/halutd.service >"$work/halutd.service"
-  systemd-analyze verify --man=no "$work/halutd.service" &&
+  cp deploy/systemd/halutd.socket "$work"
+  systemd-analyze verify --man=no "$work/halutd.service" "$work/halutd.socket" &&
     systemd-analyze security --no-pager --offline=true --threshold=15 "$work/halutd.service"
 }
 rules() {

@@ -1,5 +1,5 @@
-/* systemd.h: the two sides of systemd that a service meets: sockets passed at start, and telling how
- * it goes. Both are protocols of environment variables and need no library.
+/* systemd.h: the two sides of systemd that a service meets: sockets passed at start, and telling
+ * how it goes. Both are protocols of environment variables and need no library.
  *
  * Main only, before other threads read the environment.
  */
@@ -9,8 +9,8 @@
 #include <stdint.h>
 
 /* Listening sockets passed to this process (LISTEN_FDS, meant for the process LISTEN_PID): their
- * first descriptor in *first_out, their names ("a:b", or NULL) in *names_out, and their number. 0 if
- * there are none. The variables are removed, so that a second call finds none; the names live on. */
+ * first descriptor in *first_out, their names ("a:b", malloc'ed, or NULL) in *names_out, and their
+ * number; 0 if there are none. The variables are removed, so that a second call finds none. */
 uint32_t halut_systemd_sockets(int *first_out, char **names_out);
 
 /* "READY=1", "STOPPING=1": to NOTIFY_SOCKET, if there is one. Best effort. */

@@ -57,18 +57,9 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
 /* ---- admission ---- */
 
 /* A page of another site that a browser on this machine shows may send requests here, too. */
-static bool is_from_page(const struct halut_request *request) {
-  static const char *const own[] = {"127.0.0.1", "localhost", "[::1]"};
+static bool is_from_page(const struct halut_app *app, const struct halut_request *request) {
   const char *origin = halut_request_header(request, "Origin");
-  if (origin == NULL)
-    return false;
-  const char *host = strstr(origin, "://");
-  for (size_t i = 0; host != NULL && i < sizeof own / sizeof own[0]; i++) {
-    size_t bytes = strlen(own[i]);
-    if (strncmp(host + 3, own[i], bytes) == 0 && (host[3 + bytes] == ':' || host[3 + bytes] == 0))
-      return false;
-  }
-  return true;
+  return origin != NULL && !halut_cors_is_local(origin) && !halut_cors_allows(&app->cors, origin);
 }
 
 void halut_app_admit(void *self, struct halut_request *request, struct halut_reply *refusal) {
@@ -77,7 +68,7 @@ void halut_app_admit(void *self, struct halut_request *request, struct halut_rep
   const struct halut_claim claim = {.authorization = halut_request_header(request, "Authorization"),
                                     .api_key = halut_request_header(request, "X-API-Key"),
                                     .is_local = halut_request_is_local(request),
-                                    .is_from_page = is_from_page(request)};
+                                    .is_from_page = is_from_page(app, request)};
   halut_auth_check(app->keys, request->route->scope, &claim, &verdict);
   memcpy(request->key_name, verdict.name, sizeof request->key_name);
   if (verdict.status == 0)

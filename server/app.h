@@ -23,6 +23,7 @@ struct halut_app {
   uv_signal_t interrupted, terminated, hung_up;
   uv_work_t reloading;
   bool is_reloading, draining;
+  struct halut_cors cors;
   struct halut_keys *keys;       /* NULL: none, see auth.h */
   struct halut_catalog *catalog; /* what new requests get; NULL until loaded */
   struct halut_http *http;

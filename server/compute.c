@@ -12,12 +12,16 @@ enum {
 }; /* a job that waited longer is asked whether its peer is still there */
 
 static void job_read(struct halut_job *job) {
+  struct halut_diag diag = {0};
+  int error = HALUT_OK;
   uint64_t start = halut_clock_ns();
   job->phase_ns[HALUT_JOB_QUEUE] = start - job->item.arrived_ns;
   if (job->item.status != HALUT_OK)
     halut_job_fail(job, HALUT_ETIMEOUT, "the request waited longer than compute-timeout-ms");
   else if (start - job->item.arrived_ns > GONE_AFTER_NS && halut_request_gone(job->request))
     halut_job_fail(job, HALUT_ECANCELED, "the peer has left");
+  else if ((error = halut_request_inflate(job->request, &diag)) != HALUT_OK)
+    halut_job_fail(job, error, "%s", diag.text);
   else
     job->form->read(job);
   if (!job->failed && job->wait_max_ns > 0 && job->phase_ns[HALUT_JOB_QUEUE] > job->wait_max_ns)
@@ -101,17 +105,17 @@ static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) 
       halut_job_fail(job, error, "computing failed: %s", halut_error_text(error));
       continue;
     }
-    job->stats = (struct halut_stats){stats.lookups * job->rows / total,
-                                      stats.device_cycles * job->rows / total,
-                                      stats.device_stalls * job->rows / total,
-                                      stats.device_table_bytes * job->rows / total,
-                                      stats.device_encodes * job->rows / total};
+    job->stats = (struct halut_stats){
+        stats.lookups * job->rows / total, stats.device_cycles * job->rows / total,
+        stats.device_stalls * job->rows / total, stats.device_table_bytes * job->rows / total,
+        stats.device_encodes * job->rows / total};
   }
 }
 
 static void job_write(struct halut_job *job) {
   uint64_t start = halut_clock_ns();
   job->form->write(job);
+  halut_request_deflate(job->request);
   job->phase_ns[HALUT_JOB_REPLY] = halut_clock_ns() - start;
 }
 

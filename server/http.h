@@ -18,6 +18,8 @@
 
 #include "../core/halut.h"
 #include "auth.h"
+#include "coding.h"
+#include "cors.h"
 #include "listener.h"
 
 struct halut_http;
@@ -65,6 +67,8 @@ struct halut_request {
   } capture[HALUT_CAPTURES_MAX]; /* the {} of the pattern, in order */
   uint8_t *body;                 /* body[body_bytes] is 0; NULL if there was none */
   size_t body_bytes;
+  enum halut_coding coding;          /* of the body as it came; see halut_request_inflate */
+  enum halut_coding accepts;         /* of the reply, if it is a result */
   uint64_t arrived_ns;               /* headers complete */
   uint64_t received_ns;              /* body complete; 0 before */
   char id[HALUT_REQUEST_ID_MAX];     /* X-Request-Id, the client's or ours */
@@ -100,7 +104,8 @@ struct halut_http_options {
   uint32_t connections_max;
   uint32_t connections_per_address_max; /* 0: no limit */
   uint64_t request_timeout_ms, idle_timeout_ms;
-  uint64_t body_max, body_total_max;
+  uint64_t body_max, body_total_max, body_inflated_max;
+  struct halut_cors cors;
   const struct halut_route *routes; /* borrowed; matched in order */
   size_t route_count;
   /* The headers are complete, the route is known, no byte of the body is read: fills *refusal to
@@ -142,6 +147,13 @@ const char *halut_request_stranger(const struct halut_request *request, const ch
 bool halut_request_is_local(const struct halut_request *request);
 /* True if the peer has closed its side. Any thread while parked; one system call. */
 bool halut_request_gone(const struct halut_request *request);
+
+/* Any thread while parked: undoes the body's content coding; nothing to do without one. Errors as
+ * halut_coding_inflate. */
+int halut_request_inflate(struct halut_request *request, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
+/* Any thread while parked: compresses the reply's body if the client takes that and it helps. */
+void halut_request_deflate(struct halut_request *request);
 
 /* Adds a header line; a line that does not fit is left out. Name and value hold no control
  * characters. */

@@ -36,7 +36,7 @@ struct halut_http {
   bool farewell, draining, drained;
   uint64_t drain_deadline_ns;
   uint32_t connections, parked;
-  uint64_t body_bytes;
+  _Atomic uint64_t body_bytes;           /* workers charge what they decompress */
   uint64_t ids;                          /* requests given an id by us */
   uint8_t arriving[HALUT_ADDRESS_BYTES]; /* address of the connection being added */
   bool arriving_is_local;

@@ -149,6 +149,8 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
       .idle_timeout_ms = config->idle_timeout_ms,
       .body_max = config->body_max,
       .body_total_max = config->body_total_max,
+      .body_inflated_max = config->body_inflated_max,
+      .cors = app->cors,
       .routes = halut_routes,
       .route_count = halut_route_count,
       .admit = halut_app_admit,
@@ -175,9 +177,19 @@ static void keys_problem(void *self, const char *text) {
   halut_config_problem(self, "%s", text);
 }
 
-static void user_check(const struct halut_config *config, struct halut_config_problems *problems) {
+/* Who may ask, and who this is. */
+static void access_check(struct halut_app *app, struct halut_config_problems *problems) {
+  const struct halut_config *config = &app->config;
   struct halut_user user;
   struct halut_diag diag = {0};
+  const char *bad = NULL;
+  if (strcmp(config->keys_file, "off") != 0)
+    app->keys = halut_keys_open(config->keys_file, keys_problem, problems);
+  if (!halut_cors_read(config->cors_origins, &app->cors, &bad))
+    halut_config_problem(problems,
+                         "cors-origins: from \"%.40s\" on: must be at most %d origins as in "
+                         "https://app.example.org, in small letters, without a path",
+                         bad, HALUT_ORIGINS_MAX);
   if (strcmp(config->user, "off") != 0 && halut_user_find(config->user, &user, &diag) != HALUT_OK)
     halut_config_problem(problems, "user: %s", diag.text);
 }
@@ -263,9 +275,7 @@ int main(int argc, char **argv) {
                                        : 1;
   app.access_log = access_open(&app.config, &problems);
   models_open(&app, &problems);
-  if (strcmp(app.config.keys_file, "off") != 0)
-    app.keys = halut_keys_open(app.config.keys_file, keys_problem, &problems);
-  user_check(&app.config, &problems);
+  access_check(&app, &problems);
   if (problems.count > 0) {
     halut_catalog_drop(app.catalog);
     halut_keys_close(app.keys);

@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,16 @@ static void response_add_headers(struct MHD_Response *response, struct halut_rep
   reply->header_bytes = 0;
 }
 
+/* Also on errors, which a page could not read otherwise. */
+static void response_add_cors(const struct halut_request *request, struct MHD_Response *response) {
+  const char *origin = halut_request_header(request, "Origin");
+  MHD_add_response_header(response, "Vary", "Origin");
+  if (origin == NULL || !halut_cors_allows(&request->http->options.cors, origin))
+    return;
+  MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
+  MHD_add_response_header(response, "Access-Control-Expose-Headers", halut_cors_read_back);
+}
+
 /* The body stays the request's until it has ended, after sending. */
 static enum MHD_Result request_send(struct halut_request *request) {
   struct halut_reply *reply = &request->reply;
@@ -112,6 +123,8 @@ static enum MHD_Result request_send(struct halut_request *request) {
   if (request->id[0] != '\0')
     MHD_add_response_header(response, "X-Request-Id", request->id);
   response_add_headers(response, reply);
+  if (request->http->options.cors.count > 0)
+    response_add_cors(request, response);
   if (request->http->farewell || request->private.close)
     MHD_add_response_header(response, "Connection", "close");
   enum MHD_Result result = MHD_queue_response(request->connection, reply->status, response);
@@ -240,6 +253,17 @@ static void allow_list(unsigned methods, char *text, size_t bytes) {
            methods & HALUT_DELETE ? "DELETE, " : "");
 }
 
+/* A browser asks before it sends what a form could not. */
+static void request_preflight(struct halut_request *request, const char *allow) {
+  const char *origin = halut_request_header(request, "Origin");
+  if (origin == NULL || halut_request_header(request, "Access-Control-Request-Method") == NULL ||
+      !halut_cors_allows(&request->http->options.cors, origin))
+    return;
+  halut_reply_header(&request->reply, "Access-Control-Allow-Methods", "%s", allow);
+  halut_reply_header(&request->reply, "Access-Control-Allow-Headers", "%s", halut_cors_sent);
+  halut_reply_header(&request->reply, "Access-Control-Max-Age", "600");
+}
+
 /* Sets the route, or the refusal that says why there is none. */
 static void request_route(struct halut_request *request) {
   const struct halut_http_options *options = &request->http->options;
@@ -264,6 +288,7 @@ static void request_route(struct halut_request *request) {
   if (strcmp(request->verb, "OPTIONS") == 0) {
     request->reply.status = 204;
     request->private.state = REQUEST_REFUSED;
+    request_preflight(request, allow);
   } else {
     char text[HALUT_PATH_MAX + 128];
     snprintf(text, sizeof text, "%s is not a method of %s; it has %s", request->verb, request->path,
@@ -297,13 +322,58 @@ static void request_identify(struct halut_request *request) {
            (unsigned long long)++request->http->ids);
 }
 
+static bool body_charge(void *self, size_t more) {
+  struct halut_http *http = self;
+  if (atomic_fetch_add(&http->body_bytes, more) + more <= http->options.body_total_max)
+    return true;
+  atomic_fetch_sub(&http->body_bytes, more);
+  return false;
+}
+
+int halut_request_inflate(struct halut_request *request, struct halut_diag *diag) {
+  struct halut_http *http = request->http;
+  uint8_t *data = NULL;
+  size_t bytes = 0, charged = 0;
+  if (request->coding == HALUT_IDENTITY)
+    return HALUT_OK;
+  int error = halut_coding_inflate(request->coding, request->body, request->body_bytes,
+                                   (size_t)http->options.body_inflated_max, body_charge, http,
+                                   &data, &bytes, &charged, diag);
+  if (error != HALUT_OK) {
+    atomic_fetch_sub(&http->body_bytes, charged);
+    return error;
+  }
+  atomic_fetch_sub(&http->body_bytes, request->private.capacity);
+  free(request->body);
+  request->body = data;
+  request->body_bytes = bytes;
+  request->private.capacity = charged;
+  request->coding = HALUT_IDENTITY;
+  return HALUT_OK;
+}
+
+void halut_request_deflate(struct halut_request *request) {
+  struct halut_reply *reply = &request->reply;
+  uint8_t *data = NULL;
+  size_t bytes = 0;
+  if (request->accepts == HALUT_IDENTITY || reply->status != 200 || !reply->owned)
+    return;
+  if (halut_coding_deflate(request->accepts, reply->body, reply->bytes, &data, &bytes) != HALUT_OK)
+    return;
+  free(reply->body);
+  reply->body = data;
+  reply->bytes = bytes;
+  halut_reply_header(reply, "Content-Encoding", "%s", halut_coding_name(request->accepts));
+  halut_reply_header(reply, "Vary", "Accept-Encoding");
+}
+
 /* Makes room for `bytes` in all; false after a refusal. */
 static bool body_reserve(struct halut_request *request, size_t bytes) {
   struct halut_http *http = request->http;
   if (bytes <= request->private.capacity)
     return true;
   uint64_t more = bytes - request->private.capacity;
-  if (http->body_bytes + more > http->options.body_total_max) {
+  if (!body_charge(http, (size_t)more)) {
     http->options.dropped(http->options.self, "body-total-max");
     request_refuse(request, 503,
                    "the bodies of all requests together exceed body-total-max; try again");
@@ -311,17 +381,17 @@ static bool body_reserve(struct halut_request *request, size_t bytes) {
   }
   uint8_t *body = realloc(request->body, bytes + 1);
   if (body == NULL) {
+    atomic_fetch_sub(&http->body_bytes, more);
     request_refuse(request, 503, "no memory for the body; try again");
     return false;
   }
   request->body = body;
   request->private.capacity = bytes;
-  http->body_bytes += more;
   return true;
 }
 
 static void body_release(struct halut_request *request) {
-  request->http->body_bytes -= request->private.capacity;
+  atomic_fetch_sub(&request->http->body_bytes, request->private.capacity);
   request->private.capacity = 0;
   request->body_bytes = 0;
   free(request->body);
@@ -334,6 +404,26 @@ static void request_refuse_size(struct halut_request *request) {
            (unsigned long long)request->private.body_max, request->path,
            request->route != NULL && request->route->takes_data ? " (body-max)" : "");
   request_refuse(request, 413, text);
+}
+
+/* Only what computes takes and gives compressed bodies: that is a worker's time, and clients that
+ * ask for compression everywhere do not always undo it. */
+static void request_read_codings(struct halut_request *request, const struct header_list *list) {
+  bool computes = request->route->scope == HALUT_INFER && request->route->takes_data;
+  unsigned given = 0;
+  for (size_t i = 0; i < list->count; i++)
+    given += list->header[i].name_bytes == 16 &&
+             strncasecmp(list->header[i].name, "Content-Encoding", 16) == 0;
+  const char *text = halut_request_header(request, "Content-Encoding");
+  if (given > 1 || !halut_coding_parse(text, &request->coding) ||
+      (request->coding != HALUT_IDENTITY && !computes)) {
+    request_refuse(request, 415,
+                   computes ? "Content-Encoding: gzip or deflate, once, is taken here"
+                            : "this path takes no compressed body");
+    halut_reply_header(&request->reply, "Accept-Encoding", computes ? "gzip, deflate" : "identity");
+  } else if (computes) {
+    request->accepts = halut_coding_choose(halut_request_header(request, "Accept-Encoding"));
+  }
 }
 
 static enum MHD_Result request_refuse_now(struct halut_request *request, unsigned status,
@@ -358,6 +448,8 @@ static enum MHD_Result request_check(struct halut_request *request, const char *
   request_route(request);
   if (request->private.state == REQUEST_READING)
     request_admit(request);
+  if (request->private.state == REQUEST_READING)
+    request_read_codings(request, &list);
   bool takes_data = request->route != NULL && request->route->takes_data;
   request->private.body_max = takes_data ? request->http->options.body_max : HALUT_BODY_SMALL;
   if (request->private.state == REQUEST_READING &&

@@ -122,5 +122,52 @@ class Startup(unittest.TestCase):
         self.assertIn(":3: a key has", done.stderr)
 
 
+class Pages(unittest.TestCase):
+    """Cross-origin resource sharing."""
+    ALLOWED = "https://app.example.org"
+
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon("--cors-origins", f"{cls.ALLOWED},http://localhost:3000")
+        cls.plain = Daemon(models=(PRODUCT,))
+
+    @classmethod
+    def tearDownClass(cls):
+        assert cls.daemon.stop() == 0 and cls.plain.stop() == 0
+
+    def preflight(self, daemon, origin, method="POST"):
+        return daemon.ask("OPTIONS", "/v1/classify", headers=[("Origin", origin),
+                                                               ("Access-Control-Request-Method", method)])
+
+    def test_an_origin_of_the_list_may_read_answers_and_errors(self):
+        for origin in (self.ALLOWED, "http://localhost:3000"):
+            for path, status in (("/v1/models", 200), ("/nowhere", 404)):
+                answer = self.daemon.ask("GET", path, headers=[("Origin", origin)])
+                self.assertEqual(answer.status, status)
+                self.assertEqual(answer.headers["access-control-allow-origin"], origin)
+                self.assertIn("X-Request-Id", answer.headers["access-control-expose-headers"])
+                self.assertEqual(answer.headers["vary"], "Origin")
+
+    def test_a_preflight_is_answered(self):
+        answer = self.preflight(self.daemon, self.ALLOWED)
+        self.assertEqual(answer.status, 204)
+        self.assertEqual(answer.headers["access-control-allow-origin"], self.ALLOWED)
+        self.assertIn("POST", answer.headers["access-control-allow-methods"])
+        self.assertIn("Authorization", answer.headers["access-control-allow-headers"])
+        self.assertIn("access-control-max-age", answer.headers)
+
+    def test_others_and_servers_without_a_list_say_nothing(self):
+        for daemon, origin in ((self.daemon, "https://app.example.org.evil"), (self.daemon, "null"),
+                               (self.plain, self.ALLOWED)):
+            for answer in (daemon.ask("GET", "/healthz", headers=[("Origin", origin)]), self.preflight(daemon, origin)):
+                self.assertFalse([name for name in answer.headers if name.startswith("access-control")])
+
+    def test_no_pattern_is_an_origin(self):
+        done = subprocess.run([os.path.join(BUILD, "halutd"), "--models", os.path.dirname(PRODUCT), "--cors-origins",
+                               "https://a.example,*", "--check-config"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn('cors-origins: from "*"', done.stderr)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -32,6 +32,22 @@ bool halut_query_only(struct halut_request *request, const char *const *names) {
   return false;
 }
 
+bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version) {
+  size_t bytes = request->capture[index].bytes;
+  char copy[16], *end = NULL;
+  if (bytes == 0)
+    return true;
+  snprintf(copy, sizeof copy, "%.*s", (int)bytes, request->capture[index].text);
+  unsigned long number = strtoul(copy, &end, 10);
+  bool is_number = bytes < sizeof copy && copy[0] >= '1' && copy[0] <= '9' &&
+                   (*end == '\0' || strcmp(end, ".0") == 0) && number <= UINT32_MAX;
+  if (is_number)
+    *version = (uint32_t)number;
+  else
+    halut_request_error(request, 404, "no version \"%s\": versions are whole numbers from 1", copy);
+  return is_number;
+}
+
 static void job_count(struct halut_app *app, struct halut_job *job) {
   const struct halut_model_info *info = job->entry->info;
   struct halut_tally *tally = halut_metrics_tally(

@@ -276,7 +276,10 @@ struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum
   }
   list_names(catalog, kind, names, sizeof names);
   if (best == NULL) {
-    if (name != NULL)
+    if (version != 0)
+      halut_fail(diag, HALUT_ENOTFOUND, 0, "no version %u of a %s model named \"%.63s\"", version,
+                 kind_name(kind), name != NULL ? name : "");
+    else if (name != NULL)
       halut_fail(diag, HALUT_ENOTFOUND, 0, "no %s model named \"%.63s\"; there is: %s",
                  kind_name(kind), name, names[0] != '\0' ? names : "none");
     else

@@ -1,7 +1,9 @@
 /* DESIGN: a body is recognised by its bytes: a multipart form if its Content-Type says so (only
  * that tells the boundary), else JSON if it is an object from brace to brace, else a picture. */
-#include "job.h"
+#include "classify.h"
 
+#include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +17,7 @@
 static const char *const json_keys[] = {"instances", "b64", NULL};
 static const char *const members[] = {"model", "backend", "top", "fit", "image", "instances", NULL};
 
-static bool is_json(const uint8_t *bytes, size_t size) {
+bool halut_classify_is_json(const uint8_t *bytes, size_t size) {
   static const char blanks[] = " \t\r\n";
   while (size > 0 && memchr(blanks, bytes[size - 1], 4) != NULL)
     size--;
@@ -71,21 +73,38 @@ bool halut_job_base64(struct halut_job *job, const char *where,
   return is_read;
 }
 
-/* {"instances": [[0, 255, ...], ...]}: the pixels of each image, planar, nested in any regular way.
- */
-static bool numbers_read(struct halut_job *job, const struct halut_json_slice *slice) {
+/* [n][height][width][channels], as many programs keep pictures, when it cannot be planar too. */
+static bool is_interleaved(const struct halut_number_shape *shape,
+                           const struct halut_model_info *info) {
+  bool is_planar = shape->dim[1] == info->channels && shape->dim[2] == info->height &&
+                   shape->dim[3] == info->width;
+  return shape->rank == 4 && !is_planar && shape->dim[1] == info->height &&
+         shape->dim[2] == info->width && shape->dim[3] == info->channels;
+}
+
+static void planes_copy(struct halut_job *job, const uint8_t *values) {
+  const struct halut_model_info *info = job->entry->info;
+  size_t plane = (size_t)info->height * info->width;
+  for (uint32_t row = 0; row < job->rows; row++)
+    for (size_t c = 0; c < info->channels; c++)
+      for (size_t i = 0; i < plane; i++)
+        image_at(job, row)[c * plane + i] = values[(row * plane + i) * info->channels + c];
+}
+
+static bool numbers_read(struct halut_job *job, const struct halut_json_slice *slice,
+                         const char *name) {
   struct halut_diag diag = {0};
   struct halut_number_shape shape;
   size_t capacity = halut_number_count_max(slice->text, slice->bytes);
   size_t each = job->entry->in_bytes;
   struct halut_number_options options = {.type = HALUT_NUMBER_UINT8,
-                                         .name = "instances",
+                                         .name = name,
                                          .offset = slice->offset,
                                          .rank_max = 4,
                                          .rows_max = job->limits->rows_max};
   uint8_t *values = malloc(capacity + 1);
   if (values == NULL) {
-    halut_job_fail(job, HALUT_ENOMEM, "no memory for the instances; try again");
+    halut_job_fail(job, HALUT_ENOMEM, "no memory for the %s; try again", name);
     return false;
   }
   int error =
@@ -93,33 +112,53 @@ static bool numbers_read(struct halut_job *job, const struct halut_json_slice *s
   if (error != HALUT_OK)
     halut_job_fail(job, error, "%s", diag.text);
   else if (shape.rank < 2 || shape.count == 0 || shape.count / shape.dim[0] != each)
-    halut_job_fail(job, HALUT_ESHAPE,
-                   "instances: each must hold %zu numbers (%u x %u x %u), not %zu", each,
-                   job->entry->info->channels, job->entry->info->height, job->entry->info->width,
+    halut_job_fail(job, HALUT_ESHAPE, "%s: each must hold %zu numbers (%u x %u x %u), not %zu",
+                   name, each, job->entry->info->channels, job->entry->info->height,
+                   job->entry->info->width,
                    shape.rank < 2 ? (size_t)1 : shape.count / shape.dim[0]);
-  else if (halut_job_seat(job, (uint32_t)shape.dim[0]))
-    memcpy(job->in, values, shape.count);
+  else if (halut_job_seat(job, (uint32_t)shape.dim[0])) {
+    if (is_interleaved(&shape, job->entry->info))
+      planes_copy(job, values);
+    else
+      memcpy(job->in, values, shape.count);
+  }
   free(values);
   return !job->failed;
 }
 
-/* {"instances": [{"b64": "..."}, ...]} */
-static bool pictures_read(struct halut_job *job, const struct halut_json *json,
-                          const json_t *instances) {
-  size_t count = json_array_size(instances);
-  if (count == 0 || count > job->limits->rows_max) {
-    halut_job_fail(job, count == 0 ? HALUT_EINVALID : HALUT_ELIMIT,
-                   "instances: must be an array of 1 to %llu images",
+/* The "b64" of an object, or of its only member. */
+static const json_t *picture_of(const json_t *object) {
+  const json_t *text = json_object_get(object, "b64");
+  if (text == NULL && json_object_size(object) == 1) {
+    void *first = json_object_iter((json_t *)(uintptr_t)object); /* only reads it */
+    text = json_object_get(json_object_iter_value(first), "b64");
+  }
+  return text;
+}
+
+bool halut_classify_instances(struct halut_job *job, const struct halut_json *json,
+                              const char *name) {
+  const json_t *list = json_object_get(json->root, name);
+  const struct halut_json_slice *slice = halut_json_slice(json, list);
+  size_t count = json_array_size(list);
+  job->many = true;
+  if (slice != NULL && !slice->is_string)
+    return numbers_read(job, slice, name);
+  if (slice != NULL || count == 0 || count > job->limits->rows_max) {
+    halut_job_fail(job, count > job->limits->rows_max ? HALUT_ELIMIT : HALUT_EINVALID,
+                   "%s: must be an array of 1 to %llu images", name,
                    (unsigned long long)job->limits->rows_max);
     return false;
   }
   if (!halut_job_seat(job, (uint32_t)count))
     return false;
-  for (uint32_t i = 0; i < count; i++)
-    if (!halut_job_base64(
-            job, "instances: ",
-            halut_json_slice(json, json_object_get(json_array_get(instances, i), "b64")), i))
+  for (uint32_t i = 0; i < count; i++) {
+    char where[64];
+    snprintf(where, sizeof where, "%s[%u]: ", name, i);
+    const json_t *text = picture_of(json_array_get(list, i));
+    if (!halut_job_base64(job, where, halut_json_slice(json, text), i))
       return false;
+  }
   return true;
 }
 
@@ -146,11 +185,7 @@ static bool envelope_read(struct halut_job *job, const struct halut_json *json) 
   if (image != NULL)
     return halut_job_seat(job, 1) &&
            halut_job_base64(job, "", halut_json_slice(json, json_object_get(image, "b64")), 0);
-  job->many = true;
-  const struct halut_json_slice *slice = halut_json_slice(json, instances);
-  if (slice != NULL && !slice->is_string)
-    return numbers_read(job, slice);
-  return pictures_read(job, json, instances);
+  return halut_classify_instances(job, json, "instances");
 }
 
 static void json_read(struct halut_job *job, const uint8_t *bytes, size_t size) {
@@ -166,27 +201,65 @@ static void json_read(struct halut_job *job, const uint8_t *bytes, size_t size) 
   halut_json_close(json);
 }
 
-static void classify_read(struct halut_job *job) {
-  const uint8_t *bytes = job->request->body;
-  size_t size = job->request->body_bytes;
+/* Counts the parts, then decodes each. */
+static bool form_read(struct halut_job *job, const char *part) {
+  const uint8_t *body = job->request->body, *bytes = NULL;
+  struct halut_multipart parts;
   struct halut_diag diag = {0};
-  if (size == 0) {
+  size_t size = 0;
+  uint64_t count = 0;
+  int error = halut_multipart_open(body, job->request->body_bytes, job->boundary, &parts, &diag);
+  const struct halut_multipart first = parts;
+  while (error == HALUT_OK) {
+    error = halut_multipart_next(&parts, part, &bytes, &size, &diag);
+    count += error == HALUT_OK;
+  }
+  if (error != HALUT_ENOTFOUND || count == 0) {
+    halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
+    return false;
+  }
+  if (count > job->limits->rows_max) {
+    halut_job_fail(job, HALUT_ELIMIT, "multipart: more than the %llu images of rows-max",
+                   (unsigned long long)job->limits->rows_max);
+    return false;
+  }
+  parts = first;
+  job->many = count > 1;
+  if (!halut_job_seat(job, (uint32_t)count))
+    return false;
+  for (uint32_t i = 0; i < count; i++) {
+    error = halut_multipart_next(&parts, part, &bytes, &size, &diag);
+    assert(error == HALUT_OK);
+    char where[32] = "";
+    if (job->many)
+      snprintf(where, sizeof where, "picture %u: ", i);
+    if (!halut_job_picture(job, where, bytes, size, i))
+      return false;
+  }
+  return true;
+}
+
+bool halut_classify_pictures(struct halut_job *job, const char *part) {
+  const struct halut_request *request = job->request;
+  if (request->body_bytes == 0) {
     halut_job_fail(job, HALUT_EINVALID,
                    "the body is empty: send a PNG, a JPEG, raw pixels or JSON");
-    return;
+    return false;
   }
-  if (job->boundary[0] != '\0') {
-    int error = halut_multipart_find(bytes, size, job->boundary, "image", &bytes, &size, &diag);
-    if (error != HALUT_OK) {
-      halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
-      return;
-    }
-  } else if (is_json(bytes, size)) {
-    json_read(job, bytes, size);
-    return;
-  }
-  if (halut_job_choose(job, job->model_name) && halut_job_seat(job, 1))
-    halut_job_picture(job, "", bytes, size, 0);
+  if (!halut_job_choose(job, job->model_name))
+    return false;
+  if (job->boundary[0] != '\0')
+    return form_read(job, part);
+  return halut_job_seat(job, 1) &&
+         halut_job_picture(job, "", request->body, request->body_bytes, 0);
+}
+
+static void classify_read(struct halut_job *job) {
+  const struct halut_request *request = job->request;
+  if (job->boundary[0] == '\0' && halut_classify_is_json(request->body, request->body_bytes))
+    json_read(job, request->body, request->body_bytes);
+  else
+    halut_classify_pictures(job, "image");
 }
 
 /* ---- the answer ---- */

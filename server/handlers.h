@@ -24,6 +24,9 @@ halut_handler_fn halut_handle_v2_server, halut_handle_v2_live, halut_handle_v2_r
     halut_handle_v2_model_stats;
 /* The model and version that the path names; NULL after an answer. */
 struct halut_entry *halut_v2_entry(struct halut_app *app, struct halut_request *request);
+/* ---- dialects.c: the paths of other servers ---- */
+halut_handler_fn halut_handle_predictions, halut_handle_predict, halut_handle_examples,
+    halut_handle_labels, halut_handle_ping, halut_handle_invocations;
 
 /* ---- shared ---- */
 
@@ -33,6 +36,10 @@ void halut_answer(struct halut_request *request, unsigned status, const char *ty
 /* False after an answer: the query has a parameter that is not in the NULL-terminated `names`. */
 bool halut_query_only(struct halut_request *request, const char *const *names);
 
+/* A version in the path, capture `index`: "3", or "3.0" as TorchServe writes it; left as it is if
+ * the path has none. False after an answer. */
+bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version);
+
 /* admission.c. A job of the current catalogue, owned by the request; NULL after an answer (503
  * while draining or loading). `form` reads and writes it. */
 struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
@@ -40,6 +47,8 @@ struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *req
 /* Takes "backend", or that and "model", from the query. False after an answer. */
 bool halut_job_query_backend(struct halut_job *job, struct halut_request *request);
 bool halut_job_query(struct halut_job *job, struct halut_request *request);
+/* Takes "top" and "fit" from the query. False after an answer. */
+bool halut_job_query_top(struct halut_job *job, struct halut_request *request);
 /* Queues the job and parks its request, or answers 503. */
 void halut_job_submit(struct halut_app *app, struct halut_job *job);
 

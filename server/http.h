@@ -53,6 +53,9 @@ struct halut_reply {
 
 struct halut_route;
 
+/* An error as a JSON body, in malloc'ed text; NULL without memory. Any thread. */
+typedef char *halut_error_fn(unsigned status, const char *text, size_t *bytes_out);
+
 struct halut_request {
   struct MHD_Connection *connection;
   struct halut_http *http;
@@ -74,6 +77,7 @@ struct halut_request {
   char id[HALUT_REQUEST_ID_MAX];     /* X-Request-Id, the client's or ours */
   char key_name[HALUT_KEY_NAME_MAX]; /* of the API key it came with, or "" */
   struct halut_reply reply;
+  halut_error_fn *error; /* set by a handler; NULL: {"error": text} */
   void *context; /* the handler's; context_free is called when the request ends */
   void (*context_free)(void *context);
   struct { /* of http.c */
@@ -132,7 +136,7 @@ void halut_http_run(struct halut_http *http);
 
 /* Takes `reply` over. */
 void halut_request_reply(struct halut_request *request, const struct halut_reply *reply);
-/* Answers {"error": text} with a status. */
+/* Answers with a status and {"error": text}, or as request->error words it. */
 void halut_request_error(struct halut_request *request, unsigned status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -160,6 +164,10 @@ void halut_request_deflate(struct halut_request *request);
 void halut_reply_header(struct halut_reply *reply, const char *name, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void halut_reply_error(struct halut_reply *reply, unsigned status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Makes request->reply an error, worded as above, for who is to answer later. Any thread while
+ * parked. */
+void halut_request_fail(struct halut_request *request, unsigned status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 uint32_t halut_http_connections(const struct halut_http *http);

@@ -4,7 +4,7 @@
 #include "handlers.h"
 #include "multipart.h"
 
-static bool top_query(struct halut_job *job, struct halut_request *request) {
+bool halut_job_query_top(struct halut_job *job, struct halut_request *request) {
   const char *text = halut_request_query(request, "top");
   struct halut_diag diag = {0};
   char *end = NULL;
@@ -29,7 +29,7 @@ void halut_handle_classify(void *self, struct halut_request *request) {
   if (!halut_query_only(request, names))
     return;
   struct halut_job *job = halut_job_new(self, request, HALUT_NETWORK, &halut_classify_form);
-  if (job == NULL || !halut_job_query(job, request) || !top_query(job, request))
+  if (job == NULL || !halut_job_query(job, request) || !halut_job_query_top(job, request))
     return;
   if (halut_multipart_boundary(halut_request_header(request, "Content-Type"), job->boundary) ==
       HALUT_EINVALID)

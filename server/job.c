@@ -38,12 +38,12 @@ void halut_job_fail(struct halut_job *job, int error, const char *format, ...) {
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
   job->failed = true;
-  halut_reply_error(&job->request->reply, halut_job_status(error), "%s", text);
+  halut_request_fail(job->request, halut_job_status(error), "%s", text);
 }
 
 bool halut_job_choose(struct halut_job *job, const char *name) {
   struct halut_diag diag = {0};
-  job->entry = halut_catalog_find(job->catalog, job->kind, name, 0, &diag);
+  job->entry = halut_catalog_find(job->catalog, job->kind, name, job->version, &diag);
   if (job->entry == NULL)
     halut_job_fail(job, name != NULL ? HALUT_ENOTFOUND : HALUT_EINVALID, "%s", diag.text);
   return job->entry != NULL;

@@ -24,6 +24,8 @@ struct halut_job_limits {
   uint32_t depth_max;
 };
 
+enum halut_answer { HALUT_AS_BODY = 0, HALUT_AS_JSON, HALUT_AS_NPY }; /* of a product */
+
 struct halut_job;
 
 /* A way to ask and to be answered, on the worker: `read` takes the body to job->entry, rows and in;
@@ -47,13 +49,16 @@ struct halut_job {
   /* Asked for: by the query, then by the body. */
   const char *model_name; /* in `text`, or NULL */
   char text[128];
+  uint32_t version; /* 0: the newest */
   int backend; /* index in the catalogue's options */
   uint32_t top;
   enum halut_image_fit fit;
   uint64_t wait_max_ns; /* 0: as long as compute-timeout-ms lets it */
   void *detail;         /* of the form, or NULL; detail_free is called when the job ends */
   void (*detail_free)(void *detail);
-  bool is_npy; /* product: the answer is an .npy array, as the body was */
+  enum halut_answer answer;
+  bool is_npy;      /* product: the body is an .npy array */
+  bool is_columnar; /* the body named its "inputs", so the answer has "outputs" */
 
   /* Made by the worker. */
   struct halut_entry *entry; /* of the catalogue */

@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <string.h>
 
 #include "handlers.h"
 
@@ -27,7 +28,25 @@ static void entry_print(const struct halut_catalog *catalog, const struct halut_
                         info->table_bytes, info->file_bytes, info->sha256);
   for (uint32_t b = 0; b < catalog->options.backend_count; b++)
     halut_json_out_format(out, "%s\"%s\"", b > 0 ? "," : "", catalog->options.backends[b]->name);
-  halut_json_out_format(out, "]}");
+  halut_json_out_format(out, "]");
+}
+
+/* What TensorFlow Serving's clients read, and KServe's. */
+static void status_print(const struct halut_catalog *catalog, const char *name, uint32_t version,
+                         struct halut_json_out *out) {
+  bool is_first = true;
+  halut_json_out_format(out, ",\"ready\":true,\"model_version_status\":[");
+  for (uint32_t i = 0; i < catalog->count; i++) {
+    const struct halut_model_info *info = catalog->entries[i]->info;
+    if (strcmp(info->name, name) != 0 || (version != 0 && info->version != version))
+      continue;
+    halut_json_out_format(out,
+                          "%s{\"version\":\"%u\",\"state\":\"AVAILABLE\","
+                          "\"status\":{\"error_code\":\"OK\",\"error_message\":\"\"}}",
+                          is_first ? "" : ",", info->version);
+    is_first = false;
+  }
+  halut_json_out_format(out, "]");
 }
 
 void halut_handle_models(void *self, struct halut_request *request) {
@@ -37,6 +56,7 @@ void halut_handle_models(void *self, struct halut_request *request) {
   for (uint32_t i = 0; app->catalog != NULL && i < app->catalog->count; i++) {
     halut_json_out_format(&out, i > 0 ? "," : "");
     entry_print(app->catalog, app->catalog->entries[i], &out);
+    halut_json_out_format(&out, "}");
   }
   halut_json_out_format(&out, "]}\n");
   halut_answer(request, 200, "application/json", &out);
@@ -48,13 +68,19 @@ void halut_handle_model(void *self, struct halut_request *request) {
   char name[HALUT_NAME_MAX];
   snprintf(name, sizeof name, "%.*s", (int)request->capture[0].bytes, request->capture[0].text);
   struct halut_entry *entry = NULL;
-  if (app->catalog != NULL && request->capture[0].bytes < sizeof name)
-    entry = halut_catalog_named(app->catalog, name, 0);
-  if (entry == NULL) {
-    halut_request_error(request, 404, "no model named \"%s\"", name);
+  uint32_t version = 0;
+  if (!halut_version_read(request, 1, &version))
     return;
-  }
+  if (app->catalog != NULL && request->capture[0].bytes < sizeof name)
+    entry = halut_catalog_named(app->catalog, name, version);
+  if (entry == NULL && version != 0)
+    halut_request_error(request, 404, "no version %u of a model named \"%s\"", version, name);
+  else if (entry == NULL)
+    halut_request_error(request, 404, "no model named \"%s\"", name);
+  if (entry == NULL)
+    return;
   entry_print(app->catalog, entry, &out);
-  halut_json_out_format(&out, "\n");
+  status_print(app->catalog, name, version, &out);
+  halut_json_out_format(&out, "}\n");
   halut_answer(request, 200, "application/json", &out);
 }

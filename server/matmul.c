@@ -1,4 +1,4 @@
-#include "job.h"
+#include "matmul.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -10,15 +10,15 @@
 static const char *const json_keys[] = {"a", NULL};
 static const char *const members[] = {"model", "backend", "a", NULL};
 
-static bool rows_check(struct halut_job *job, uint64_t rows, uint64_t columns) {
+static bool rows_check(struct halut_job *job, const char *name, uint64_t rows, uint64_t columns) {
   if (columns != job->entry->info->columns)
-    halut_job_fail(job, HALUT_ESHAPE, "a: rows of %llu values, but model %s takes %u",
+    halut_job_fail(job, HALUT_ESHAPE, "%s: rows of %llu values, but model %s takes %u", name,
                    (unsigned long long)columns, job->entry->info->name, job->entry->info->columns);
   else if (rows == 0)
-    halut_job_fail(job, HALUT_ESHAPE, "a: has no rows");
+    halut_job_fail(job, HALUT_ESHAPE, "%s: has no rows", name);
   else if (rows > job->limits->rows_max)
-    halut_job_fail(job, HALUT_ELIMIT, "a: %llu rows exceed rows-max %llu", (unsigned long long)rows,
-                   (unsigned long long)job->limits->rows_max);
+    halut_job_fail(job, HALUT_ELIMIT, "%s: %llu rows exceed rows-max %llu", name,
+                   (unsigned long long)rows, (unsigned long long)job->limits->rows_max);
   return !job->failed;
 }
 
@@ -38,7 +38,7 @@ static void npy_read(struct halut_job *job) {
     return;
   }
   uint64_t rows = npy.rank == 1 ? 1 : npy.dim[0], columns = npy.dim[npy.rank - 1];
-  if (!rows_check(job, rows, columns) || !halut_job_seat(job, (uint32_t)rows))
+  if (!rows_check(job, "a", rows, columns) || !halut_job_seat(job, (uint32_t)rows))
     return;
   float *values = job->in;
   halut_npy_floats(&npy, 0, npy.count, values);
@@ -52,17 +52,17 @@ static void npy_read(struct halut_job *job) {
 
 /* Returns the values, to free(), or NULL after a failure. */
 static float *numbers_read(struct halut_job *job, const struct halut_json_slice *slice,
-                           struct halut_number_shape *shape) {
+                           const char *name, struct halut_number_shape *shape) {
   struct halut_diag diag = {0};
   size_t capacity = halut_number_count_max(slice->text, slice->bytes);
   struct halut_number_options options = {.type = HALUT_NUMBER_FP32,
-                                         .name = "a",
+                                         .name = name,
                                          .offset = slice->offset,
                                          .rank_max = 2,
                                          .rows_max = job->limits->rows_max};
   float *values = malloc((capacity + 1) * sizeof *values);
   if (values == NULL) {
-    halut_job_fail(job, HALUT_ENOMEM, "no memory for a; try again");
+    halut_job_fail(job, HALUT_ENOMEM, "no memory for %s; try again", name);
     return NULL;
   }
   int error =
@@ -74,28 +74,39 @@ static float *numbers_read(struct halut_job *job, const struct halut_json_slice 
   return NULL;
 }
 
-static void envelope_read(struct halut_job *job, const struct halut_json *json) {
-  struct halut_diag diag = {0};
+bool halut_matmul_rows(struct halut_job *job, const struct halut_json *json, const char *name) {
   struct halut_number_shape shape;
-  if (halut_json_only(json->root, members, &diag) != HALUT_OK) {
-    halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
-    return;
-  }
-  if (!halut_job_options(job, json->root))
-    return;
-  const struct halut_json_slice *slice = halut_json_slice(json, json_object_get(json->root, "a"));
+  const struct halut_json_slice *slice = halut_json_slice(json, json_object_get(json->root, name));
   if (slice == NULL || slice->is_string) {
-    halut_job_fail(job, HALUT_EINVALID, "a: must be an array of rows of numbers");
-    return;
+    halut_job_fail(job, HALUT_EINVALID, "%s: must be an array of rows of numbers", name);
+    return false;
   }
-  float *values = numbers_read(job, slice, &shape);
+  float *values = numbers_read(job, slice, name, &shape);
   if (values == NULL)
-    return;
+    return false;
   uint64_t rows = shape.rank == 1 ? 1 : shape.dim[0], columns = shape.dim[shape.rank - 1];
-  if (rows_check(job, rows, columns))
+  if (rows_check(job, name, rows, columns))
     halut_job_adopt(job, (uint32_t)rows, values);
   else
     free(values);
+  return !job->failed;
+}
+
+static void envelope_read(struct halut_job *job, const struct halut_json *json) {
+  struct halut_diag diag = {0};
+  if (halut_json_only(json->root, members, &diag) != HALUT_OK)
+    halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
+  else if (halut_job_options(job, json->root))
+    halut_matmul_rows(job, json, "a");
+}
+
+bool halut_matmul_npy(struct halut_job *job) {
+  static const char magic[] = "\x93NUMPY";
+  const struct halut_request *request = job->request;
+  if (request->body_bytes < sizeof magic - 1 || memcmp(request->body, magic, sizeof magic - 1) != 0)
+    return false;
+  npy_read(job);
+  return true;
 }
 
 static void matmul_read(struct halut_job *job) {
@@ -107,10 +118,8 @@ static void matmul_read(struct halut_job *job) {
     halut_job_fail(job, HALUT_EINVALID, "the body is empty: send JSON or an .npy array");
     return;
   }
-  if (bytes >= 6 && memcmp(body, "\x93NUMPY", 6) == 0) {
-    npy_read(job);
+  if (halut_matmul_npy(job))
     return;
-  }
   int error = halut_json_open(body, bytes, json_keys, job->limits->depth_max, &json, &diag);
   if (error != HALUT_OK) {
     halut_job_fail(job, error, "%s", diag.text);
@@ -120,7 +129,7 @@ static void matmul_read(struct halut_job *job) {
   halut_json_close(json);
 }
 
-static void npy_write(struct halut_job *job) {
+void halut_matmul_write_npy(struct halut_job *job) {
   struct halut_reply *reply = &job->request->reply;
   char head[HALUT_NPY_HEAD_MAX];
   const uint32_t dim[2] = {job->rows, job->entry->info->outputs};
@@ -143,7 +152,7 @@ static void npy_write(struct halut_job *job) {
 static void matmul_write(struct halut_job *job) {
   struct halut_json_out out = {0};
   if (job->is_npy) {
-    npy_write(job);
+    halut_matmul_write_npy(job);
     return;
   }
   halut_job_write_head(job, &out);

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { BOUNDARY_MAX = 70, HEADERS_MAX = 4096 };
+enum { HEADERS_MAX = 4096 };
 
 int halut_multipart_boundary(const char *content_type, char *boundary) {
   static const char type[] = "multipart/form-data";
@@ -15,7 +15,7 @@ int halut_multipart_boundary(const char *content_type, char *boundary) {
     return HALUT_EINVALID;
   at += strlen("boundary=");
   size_t bytes = *at == '"' ? strcspn(++at, "\"") : strcspn(at, "; \t");
-  if (bytes == 0 || bytes > BOUNDARY_MAX)
+  if (bytes == 0 || bytes > HALUT_BOUNDARY_MAX)
     return HALUT_EINVALID;
   memcpy(boundary, at, bytes);
   boundary[bytes] = '\0';
@@ -30,43 +30,60 @@ static int is_named(const char *headers, size_t bytes, const char *name) {
   const char *disposition = strcasestr(line, "content-disposition:");
   if (disposition == NULL)
     return 0;
-  snprintf(quoted, sizeof quoted, " name=\"%s\"", name);
-  const char *found = strstr(disposition, quoted);
+  snprintf(quoted, sizeof quoted, "name=\"%s\"", name);
   const char *end = strstr(disposition, "\r\n");
+  const char *found = strstr(disposition, quoted);
+  /* The end of filename="x" is no name. */
+  while (found != NULL && found[-1] != ' ' && found[-1] != ';')
+    found = strstr(found + 1, quoted);
   return found != NULL && (end == NULL || found < end);
 }
 
-int halut_multipart_find(const uint8_t *body, size_t bytes, const char *boundary, const char *name,
-                         const uint8_t **part_out, size_t *bytes_out, struct halut_diag *diag) {
-  char mark[BOUNDARY_MAX + 5];
-  size_t mark_bytes = (size_t)snprintf(mark, sizeof mark, "\r\n--%s", boundary);
-  const uint8_t *end = body + bytes, *at;
+int halut_multipart_open(const uint8_t *body, size_t bytes, const char *boundary,
+                         struct halut_multipart *out, struct halut_diag *diag) {
+  struct halut_multipart parts = {.body = body, .at = body, .end = body + bytes};
+  parts.mark_bytes = (size_t)snprintf(parts.mark, sizeof parts.mark, "\r\n--%s", boundary);
   /* The first boundary has no line end before it. */
-  if (bytes < mark_bytes - 2 || memcmp(body, mark + 2, mark_bytes - 2) != 0)
+  size_t first = parts.mark_bytes - 2;
+  if (bytes < first || memcmp(body, parts.mark + 2, first) != 0)
     return halut_fail(diag, HALUT_EINVALID, 0,
                       "multipart: the body does not begin with its boundary");
-  at = body + mark_bytes - 2;
+  parts.at += first;
+  *out = parts;
+  return HALUT_OK;
+}
+
+int halut_multipart_next(struct halut_multipart *parts, const char *name, const uint8_t **part_out,
+                         size_t *bytes_out, struct halut_diag *diag) {
+  const uint8_t *end = parts->end;
   for (;;) {
+    const uint8_t *at = parts->at;
+    uint64_t offset = (uint64_t)(at - parts->body);
     if (end - at >= 2 && at[0] == '-' && at[1] == '-')
-      return halut_fail(diag, HALUT_ENOTFOUND, (uint64_t)(at - body),
-                        "multipart: no part named \"%s\"", name != NULL ? name : "");
+      return halut_fail(diag, HALUT_ENOTFOUND, offset, "multipart: no part named \"%s\"",
+                        name != NULL ? name : "");
     if (end - at < 2 || at[0] != '\r' || at[1] != '\n')
-      return halut_fail(diag, HALUT_EINVALID, (uint64_t)(at - body),
-                        "multipart: a broken boundary line");
-    const uint8_t *headers = at;
-    const uint8_t *blank = memmem(headers, (size_t)(end - headers), "\r\n\r\n", 4);
-    if (blank == NULL || blank - headers > HEADERS_MAX)
-      return halut_fail(diag, HALUT_EINVALID, (uint64_t)(at - body),
-                        "multipart: a part's headers do not end");
+      return halut_fail(diag, HALUT_EINVALID, offset, "multipart: a broken boundary line");
+    const uint8_t *blank = memmem(at, (size_t)(end - at), "\r\n\r\n", 4);
+    if (blank == NULL || blank - at > HEADERS_MAX)
+      return halut_fail(diag, HALUT_EINVALID, offset, "multipart: a part's headers do not end");
     const uint8_t *data = blank + 4;
-    const uint8_t *next = memmem(data, (size_t)(end - data), mark, mark_bytes);
+    const uint8_t *next = memmem(data, (size_t)(end - data), parts->mark, parts->mark_bytes);
     if (next == NULL)
-      return halut_fail(diag, HALUT_EINVALID, bytes, "multipart: the body ends inside a part");
-    if (name == NULL || is_named((const char *)headers, (size_t)(blank - headers), name)) {
+      return halut_fail(diag, HALUT_EINVALID, (uint64_t)(end - parts->body),
+                        "multipart: the body ends inside a part");
+    parts->at = next + parts->mark_bytes;
+    if (name == NULL || is_named((const char *)at, (size_t)(blank - at), name)) {
       *part_out = data;
       *bytes_out = (size_t)(next - data);
       return HALUT_OK;
     }
-    at = next + mark_bytes;
   }
+}
+
+int halut_multipart_find(const uint8_t *body, size_t bytes, const char *boundary, const char *name,
+                         const uint8_t **part_out, size_t *bytes_out, struct halut_diag *diag) {
+  struct halut_multipart parts;
+  int error = halut_multipart_open(body, bytes, boundary, &parts, diag);
+  return error != HALUT_OK ? error : halut_multipart_next(&parts, name, part_out, bytes_out, diag);
 }

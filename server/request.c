@@ -48,11 +48,13 @@ void halut_reply_header(struct halut_reply *reply, const char *name, const char 
   reply->header_bytes += (size_t)head + (size_t)rest + 1;
 }
 
-static void reply_set_error(struct halut_reply *reply, unsigned status, const char *text) {
+static void reply_set_error(struct halut_reply *reply, halut_error_fn *error, unsigned status,
+                            const char *text) {
   static const char fallback[] = "{\"error\":\"out of memory\"}";
   reply->status = status;
   reply->type = "application/json";
-  reply->body = halut_json_error(&reply->bytes, "%s", text);
+  reply->body = error != NULL ? error(status, text, &reply->bytes)
+                              : halut_json_error(&reply->bytes, "%s", text);
   reply->owned = reply->body != NULL;
   if (reply->body == NULL) {
     reply->body = (void *)(uintptr_t)fallback;
@@ -68,7 +70,16 @@ void halut_reply_error(struct halut_reply *reply, unsigned status, const char *f
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  reply_set_error(reply, status, text);
+  reply_set_error(reply, NULL, status, text);
+}
+
+void halut_request_fail(struct halut_request *request, unsigned status, const char *format, ...) {
+  char text[1024];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  reply_set_error(&request->reply, request->error, status, text);
 }
 
 void halut_request_reply(struct halut_request *request, const struct halut_reply *reply) {
@@ -84,7 +95,7 @@ void halut_request_error(struct halut_request *request, unsigned status, const c
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  reply_set_error(&reply, status, text);
+  reply_set_error(&reply, request->error, status, text);
   halut_request_reply(request, &reply);
 }
 
@@ -239,11 +250,13 @@ static bool pattern_match(const char *pattern, struct halut_request *request) {
     path += bytes;
     pattern += 2;
   }
+  while (captures < HALUT_CAPTURES_MAX)
+    request->capture[captures++].bytes = 0; /* what a pattern that failed has left */
   return *path == '\0';
 }
 
 static void request_refuse(struct halut_request *request, unsigned status, const char *text) {
-  reply_set_error(&request->reply, status, text);
+  reply_set_error(&request->reply, request->error, status, text);
   request->private.state = REQUEST_REFUSED;
 }
 

@@ -11,6 +11,7 @@ const struct halut_route halut_routes[] = {
     {HALUT_GET, "/metrics", halut_handle_metrics, false, HALUT_METRICS},
     {HALUT_GET, "/v1/models", halut_handle_models, false, HALUT_INFER},
     {HALUT_GET, "/v1/models/{}", halut_handle_model, false, HALUT_INFER},
+    {HALUT_GET, "/v1/models/{}/versions/{}", halut_handle_model, false, HALUT_INFER},
     {HALUT_POST | HALUT_PUT, "/v1/classify", halut_handle_classify, true, HALUT_INFER},
     {HALUT_POST, "/v1/matmul", halut_handle_matmul, true, HALUT_INFER},
 
@@ -30,6 +31,16 @@ const struct halut_route halut_routes[] = {
     {HALUT_GET, "/v2/models/{}/versions/{}/stats", halut_handle_v2_model_stats, false, HALUT_INFER},
     {HALUT_POST, "/v2/models/{}/infer", halut_handle_v2_infer, true, HALUT_INFER},
     {HALUT_POST, "/v2/models/{}/versions/{}/infer", halut_handle_v2_infer, true, HALUT_INFER},
+
+    {HALUT_POST | HALUT_PUT, "/predictions/{}", halut_handle_predictions, true, HALUT_INFER},
+    {HALUT_POST | HALUT_PUT, "/predictions/{}/{}", halut_handle_predictions, true, HALUT_INFER},
+    {HALUT_POST, "/v1/models/{}:predict", halut_handle_predict, true, HALUT_INFER},
+    {HALUT_POST, "/v1/models/{}/versions/{}:predict", halut_handle_predict, true, HALUT_INFER},
+    {HALUT_POST, "/v1/models/{}:classify", halut_handle_examples, true, HALUT_INFER},
+    {HALUT_POST, "/v1/models/{}/versions/{}:classify", halut_handle_examples, true, HALUT_INFER},
+    {HALUT_POST, "/models/{}", halut_handle_labels, true, HALUT_INFER},
+    {HALUT_GET, "/ping", halut_handle_ping, false, HALUT_OPEN},
+    {HALUT_POST, "/invocations", halut_handle_invocations, true, HALUT_INFER},
 };
 const size_t halut_route_count = sizeof halut_routes / sizeof halut_routes[0];
 static_assert(sizeof halut_routes / sizeof halut_routes[0] <= HALUT_ROUTES_MAX,

@@ -1,0 +1,154 @@
+#include "dialects.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "handlers.h"
+#include "multipart.h"
+
+/* A path's model, with its own forms for networks and for products; NULL: does not take them. */
+struct dialect {
+  const struct halut_job_form *network, *product;
+  halut_error_fn *error;
+};
+
+static const struct dialect torchserve = {&halut_torchserve_form, NULL, halut_torchserve_error};
+static const struct dialect predict = {&halut_predict_form, &halut_predict_form, NULL};
+static const struct dialect examples = {&halut_examples_form, NULL, NULL};
+static const struct dialect labels = {&halut_labels_form, NULL, NULL};
+
+/* `name` may be NULL: the only model of its kind, and networks come first. */
+static enum halut_kind kind_of(const struct halut_app *app, const char *name) {
+  const struct halut_catalog *catalog = app->catalog;
+  if (catalog == NULL)
+    return HALUT_NETWORK; /* about to be refused */
+  if (name != NULL) {
+    const struct halut_entry *entry = halut_catalog_named(catalog, name, 0);
+    return entry != NULL ? entry->info->kind : HALUT_NETWORK;
+  }
+  for (uint32_t i = 0; i < catalog->count; i++)
+    if (catalog->entries[i]->info->kind == HALUT_NETWORK)
+      return HALUT_NETWORK;
+  return HALUT_PRODUCT;
+}
+
+static bool boundary_read(struct halut_job *job, struct halut_request *request) {
+  const char *type = halut_request_header(request, "Content-Type");
+  if (halut_multipart_boundary(type, job->boundary) != HALUT_EINVALID)
+    return true;
+  halut_request_error(request, 400, "Content-Type: multipart/form-data without a usable boundary");
+  return false;
+}
+
+/* Makes and submits the job; NULL after an answer. Query parameters of others are let pass. */
+static void dialect_submit(struct halut_app *app, struct halut_request *request,
+                           const struct dialect *dialect, enum halut_kind kind, const char *name,
+                           uint32_t version, enum halut_answer answer) {
+  const struct halut_job_form *form = kind == HALUT_NETWORK ? dialect->network : dialect->product;
+  if (form == NULL) {
+    halut_request_error(request, 400, "%s is a product of matrices: this path takes pictures",
+                        name != NULL ? name : "the model");
+    return;
+  }
+  struct halut_job *job = halut_job_new(app, request, kind, form);
+  if (job == NULL || !halut_job_query(job, request) || !halut_job_query_top(job, request) ||
+      !boundary_read(job, request))
+    return;
+  if (name != NULL) {
+    snprintf(job->text, sizeof job->text, "%s", name);
+    job->model_name = job->text;
+  }
+  job->version = version;
+  job->answer = answer;
+  halut_job_submit(app, job);
+}
+
+/* The path names the model, and perhaps its version. */
+static void dialect_handle(struct halut_app *app, struct halut_request *request,
+                           const struct dialect *dialect) {
+  char name[HALUT_NAME_MAX];
+  uint32_t version = 0;
+  request->error = dialect->error;
+  snprintf(name, sizeof name, "%.*s", (int)request->capture[0].bytes, request->capture[0].text);
+  if (request->capture[0].bytes >= sizeof name)
+    halut_request_error(request, 404, "no model has so long a name");
+  else if (halut_version_read(request, 1, &version))
+    dialect_submit(app, request, dialect, kind_of(app, name), name, version, HALUT_AS_BODY);
+}
+
+void halut_handle_predictions(void *self, struct halut_request *request) {
+  dialect_handle(self, request, &torchserve);
+}
+
+void halut_handle_predict(void *self, struct halut_request *request) {
+  dialect_handle(self, request, &predict);
+}
+
+void halut_handle_examples(void *self, struct halut_request *request) {
+  dialect_handle(self, request, &examples);
+}
+
+void halut_handle_labels(void *self, struct halut_request *request) {
+  dialect_handle(self, request, &labels);
+}
+
+void halut_handle_ping(void *self, struct halut_request *request) {
+  bool is_ready = halut_app_is_ready(self);
+  struct halut_json_out out = {0};
+  halut_json_out_format(&out, "{\"status\":\"%s\"}\n", is_ready ? "Healthy" : "Unhealthy");
+  halut_answer(request, is_ready ? 200 : 503, "application/json", &out);
+}
+
+/* ---- SageMaker: one path, the headers say what comes and what is wanted ---- */
+
+static bool starts_with(const char *text, const char *start) {
+  return text != NULL && strncasecmp(text, start, strlen(start)) == 0;
+}
+
+/* True if `accept` (NULL: anything) names the type or everything like it. */
+static bool is_accepted(const char *accept, const char *type) {
+  return accept == NULL || accept[0] == '\0' || strcasestr(accept, type) != NULL ||
+         strstr(accept, "*/*") != NULL || strcasestr(accept, "application/*") != NULL;
+}
+
+/* How to answer; false after an answer: nothing that the client takes can be made. */
+static bool answer_choose(struct halut_request *request, enum halut_kind kind,
+                          enum halut_answer *out) {
+  static const char npy[] = "application/x-npy", json[] = "application/json";
+  const char *accept = halut_request_header(request, "Accept");
+  bool takes_npy = kind == HALUT_PRODUCT && is_accepted(accept, npy);
+  bool takes_json = is_accepted(accept, json);
+  if (takes_npy && takes_json)
+    *out = starts_with(accept, npy) ? HALUT_AS_NPY : HALUT_AS_BODY;
+  else if (takes_npy || takes_json)
+    *out = takes_npy ? HALUT_AS_NPY : HALUT_AS_JSON;
+  else
+    halut_request_error(request, 406, "Accept: \"%.64s\": the answer is %s%s", accept, json,
+                        kind == HALUT_PRODUCT ? " or application/x-npy" : "");
+  return takes_npy || takes_json;
+}
+
+void halut_handle_invocations(void *self, struct halut_request *request) {
+  struct halut_app *app = self;
+  enum halut_answer answer = HALUT_AS_BODY;
+  const char *type = halut_request_header(request, "Content-Type");
+  const char *name = halut_request_header(request, "X-Amzn-SageMaker-Target-Model");
+  if (name == NULL)
+    name = halut_request_query(request, "model");
+  if (name != NULL && strlen(name) >= HALUT_NAME_MAX) {
+    halut_request_error(request, 404, "no model has so long a name");
+    return;
+  }
+  bool is_npy = starts_with(type, "application/x-npy");
+  enum halut_kind kind = is_npy && name == NULL ? HALUT_PRODUCT : kind_of(app, name);
+  bool is_json = starts_with(type, "application/json") || kind == HALUT_PRODUCT;
+  if (starts_with(type, "text/"))
+    halut_request_error(request, 415,
+                        "Content-Type: \"%.64s\" is not read here: send application/json, "
+                        "application/x-npy or a picture",
+                        type);
+  else if (answer_choose(request, kind, &answer))
+    dialect_submit(app, request, is_json ? &predict : &labels, kind, name, 0, answer);
+}

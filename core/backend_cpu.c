@@ -10,7 +10,7 @@
 #include "pack.h"
 
 struct cpu_layer {
-  struct halut_packed packed;
+  const struct halut_packed *packed; /* the lut's, or of this backend alone */
   struct halut_conv_cpu conv; /* empty for a plain product */
 };
 
@@ -59,7 +59,7 @@ static int cpu_open(const char *options, struct halut_backend **out, struct halu
 static void cpu_close(struct halut_backend *backend) {
   if (!backend) return;
   for (uint32_t i = 0; i < backend->layer_count; i++) {
-    halut_unpack(&backend->layer[i].packed);
+    halut_pack_put(backend->layer[i].packed);
     halut_conv_cpu_close(&backend->layer[i].conv);
   }
   halut_conv_scratch_close(&backend->scratch);
@@ -95,7 +95,8 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
     error = halut_conv_scratch_fit(&backend->scratch, lut, conv, diag);
     if (!error) error = halut_conv_cpu_open(conv, &layer->conv, diag);
   }
-  if (!error) error = halut_pack(lut, backend->kernels.accumulate->layout, &layer->packed, diag);
+  const enum halut_layout layout = backend->kernels.accumulate->layout;
+  if (!error) error = halut_pack_get(lut, layout, &layer->packed, diag);
   if (error) {
     halut_conv_cpu_close(&layer->conv);
     return error;
@@ -107,7 +108,7 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
 static int cpu_product(struct halut_backend *backend, uint32_t handle, const uint8_t *value,
                        size_t rows, int32_t *acc, struct halut_stats *stats) {
   assert(handle < backend->layer_count);
-  const struct halut_packed *packed = &backend->layer[handle].packed;
+  const struct halut_packed *packed = backend->layer[handle].packed;
   const struct halut_lut *lut = packed->lut;
   const struct halut_accumulate *accumulate = backend->kernels.accumulate;
   size_t padded = halut_pad_rows(rows);
@@ -133,9 +134,9 @@ static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_
                     struct halut_stats *stats) {
   assert(handle < backend->layer_count);
   const struct cpu_layer *layer = &backend->layer[handle];
-  const struct halut_lut *lut = layer->packed.lut;
+  const struct halut_lut *lut = layer->packed->lut;
   assert(layer->conv.conv);
-  halut_conv_cpu_run(&layer->conv, &layer->packed, &backend->kernels, &backend->scratch, in, count,
+  halut_conv_cpu_run(&layer->conv, layer->packed, &backend->kernels, &backend->scratch, in, count,
                      epilogue, out);
   if (stats)
     stats->lookups += (uint64_t)layer->conv.positions * count * lut->codebooks * lut->outputs;

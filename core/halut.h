@@ -87,10 +87,13 @@ struct halut_tensor {
  * Encode: start at node 1; at level l go right iff value[l] > threshold[c][node] (equal goes left);
  * node = 2 * node + right; the code is node - 16, level 0 being its most significant bit.
  * Accumulate: acc[m][row] = sum over c of table[m][c][code], an exact integer sum. */
+struct halut_shared; /* pack.h */
 struct halut_lut {
   uint32_t codebooks, outputs;
   const uint8_t *threshold; /* [codebooks][HALUT_PROTOTYPES] heap order, entry 0 unused */
   const int8_t *table;      /* [outputs][codebooks][HALUT_PROTOTYPES] */
+  struct halut_shared *shared; /* where what is made of the tables lies for all who load them; NULL:
+                                  each makes its own */
 };
 
 /* Requantise: y = min(255, (clamp(acc + bias[m], 0, 65535) * scale[m]) >> 16). Batch norm, ReLU and

@@ -8,6 +8,7 @@
  * constant and is left out. */
 #include "pack.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -231,6 +232,43 @@ int halut_pack(const struct halut_lut *lut, enum halut_layout layout, struct hal
 void halut_unpack(struct halut_packed *packed) {
   free(packed->memory);
   *packed = (struct halut_packed){0};
+}
+
+/* Two who come first at once both pack, and one drops what it made. */
+int halut_pack_get(const struct halut_lut *lut, enum halut_layout layout,
+                   const struct halut_packed **out, struct halut_diag *diag) {
+  if (lut->shared && (*out = atomic_load(&lut->shared->packed[layout]))) return HALUT_OK;
+  struct halut_packed *made = malloc(sizeof *made), *there = NULL;
+  if (!made) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for packed tables");
+  int error = halut_pack(lut, layout, made, diag);
+  if (error) {
+    free(made);
+    return error;
+  }
+  *out = made;
+  if (!lut->shared || atomic_compare_exchange_strong(&lut->shared->packed[layout], &there, made))
+    return HALUT_OK;
+  halut_unpack(made);
+  free(made);
+  *out = there;
+  return HALUT_OK;
+}
+
+static void packed_free(struct halut_packed *packed) {
+  if (!packed) return;
+  halut_unpack(packed);
+  free(packed);
+}
+
+void halut_pack_put(const struct halut_packed *packed) {
+  if (packed && !packed->lut->shared) packed_free((struct halut_packed *)(uintptr_t)packed);
+}
+
+void halut_shared_close(struct halut_shared *shared) {
+  for (int layout = 0; layout < HALUT_LAYOUTS; layout++) {
+    packed_free(atomic_load(&shared->packed[layout]));
+    atomic_store(&shared->packed[layout], NULL);
+  }
 }
 
 int halut_weights_pack(const int8_t *raw, uint32_t outputs, uint32_t taps,

@@ -1,7 +1,7 @@
 /* pack.h: tables and weights, rearranged once at load into the order that kernels read them.
  *
  * A packed table borrows its lut and owns one block of memory. It is immutable after packing, so
- * threads may share it.
+ * threads share it: all sessions on a model read the same one.
  */
 #ifndef HALUT_PACK_H
 #define HALUT_PACK_H
@@ -14,7 +14,8 @@ enum { HALUT_CODE_BLOCK = 128 };
 enum halut_layout {
   HALUT_LAYOUT_NONE = 0, /* the lut as it is */
   HALUT_LAYOUT_BYTES, /* for byte shuffles: u8 tables, less their minimum, in groups of 4, 2, 1 */
-  HALUT_LAYOUT_QUADS  /* for 64-byte permutes: i8 tables of four codebooks side by side */
+  HALUT_LAYOUT_QUADS, /* for 64-byte permutes: i8 tables of four codebooks side by side */
+  HALUT_LAYOUTS
 };
 
 /* BYTES. A run of codebooks of one output whose u8 sum fits a u16. Its tables are read in this
@@ -47,6 +48,20 @@ enum { HALUT_QUAD_OUTPUTS = 4 };
 int halut_pack(const struct halut_lut *lut, enum halut_layout layout, struct halut_packed *packed,
                struct halut_diag *diag) __attribute__((warn_unused_result));
 void halut_unpack(struct halut_packed *packed); /* frees; an empty one is fine */
+
+/* Packed tables that everyone who loads a lut shares. Zero it before the first use; it belongs to
+ * the owner of the lut, who closes it after everyone. Any thread may take from it. */
+struct halut_shared {
+  _Atomic(struct halut_packed *) packed[HALUT_LAYOUTS];
+};
+void halut_shared_close(struct halut_shared *shared);
+
+/* As halut_pack, of lut->shared where that is set: whoever comes first packs. Give it back with
+ * halut_pack_put. HALUT_ENOMEM. */
+int halut_pack_get(const struct halut_lut *lut, enum halut_layout layout,
+                   const struct halut_packed **out, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
+void halut_pack_put(const struct halut_packed *packed); /* NULL is fine */
 
 /* Weights of a dense int8 layer, [outputs][taps], in the forms that kernels read. Taps are padded
  * with zero weights. */

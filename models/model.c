@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/pack.h"
 #include "graph.h"
 #include "json_load.h"
 #include "safetensors.h"
@@ -18,6 +19,7 @@ struct halut_model {
   struct halut_model_info info;
   struct halut_safetensors *file;
   struct halut_node nodes[HALUT_NODES_MAX];
+  struct halut_shared shared[HALUT_NODES_MAX]; /* of the nodes; [0] of a product */
   json_t *label_array; /* owns the text of labels */
   const char **labels;
   uint8_t *input_zero;
@@ -262,8 +264,10 @@ static int network_parse(struct halut_model *model, struct halut_reader *reader)
     return rc;
   info->nodes = model->nodes;
   info->classes = model->nodes[info->node_count - 1].channels;
-  for (uint32_t i = 0; i < info->node_count; i++)
+  for (uint32_t i = 0; i < info->node_count; i++) {
     info->table_bytes += lut_bytes(&model->nodes[i].lut);
+    model->nodes[i].lut.shared = &model->shared[i];
+  }
   return labels_parse(model, reader->diag);
 }
 
@@ -297,6 +301,7 @@ static int product_parse(struct halut_model *model, struct halut_reader *reader)
     rc = halut_reader_lut(reader, "", &info->lut);
   if (rc)
     return rc;
+  info->lut.shared = &model->shared[0];
   uint32_t codebooks = info->lut.codebooks, dim[HALUT_RANK_MAX] = {codebooks, HALUT_LEVELS};
   rc = halut_reader_take(reader, "split", HALUT_U32, 2, dim, codebooks, &data);
   if (rc)
@@ -405,6 +410,8 @@ int halut_model_golden(const struct halut_model *model, struct halut_tensor *in,
 void halut_model_close(struct halut_model *model) {
   if (!model)
     return;
+  for (uint32_t n = 0; n < HALUT_NODES_MAX; n++)
+    halut_shared_close(&model->shared[n]);
   json_decref(model->label_array);
   free(model->labels);
   free(model->input_zero);

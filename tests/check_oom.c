@@ -29,24 +29,28 @@ START_TEST(opens_models) {
 END_TEST
 
 struct opening {
-  struct halut_model *model;
+  const char *path;
   const struct halut_backend_ops *ops;
 };
 
 static int open_session(void *self) {
   const struct opening *opening = self;
+  struct halut_model *model = NULL;
   struct halut_session *session = NULL;
-  int error = halut_session_open(opening->model, opening->ops, NULL, 3, &session, &last);
+  /* The model anew each time, for it keeps what sessions share. */
+  int error = halut_model_open(opening->path, &model, &last);
+  if (error == 0)
+    error = halut_session_open(model, opening->ops, NULL, 3, &session, &last);
   if (error != 0)
     ck_assert_msg(session == NULL && last.text[0] != '\0', "%s: no reason", opening->ops->name);
   halut_session_close(session);
+  halut_model_close(model);
   return error;
 }
 
 START_TEST(opens_sessions) {
-  struct opening opening = {0};
+  struct opening opening = {.path = files.gl_pathv[_i]};
   char what[300];
-  ck_assert_int_eq(halut_model_open(files.gl_pathv[_i], &opening.model, &last), 0);
   for (size_t b = 0; halut_backends[b] != NULL; b++) {
     opening.ops = halut_backends[b];
     /* The constructor that Verilator writes holds a plain pointer over calls that throw. */
@@ -55,7 +59,44 @@ START_TEST(opens_sessions) {
     sweep(what, open_session, &opening);
   }
   may_leak = false;
-  halut_model_close(opening.model);
+}
+END_TEST
+
+/* Neither the first run of a session nor a later one asks for memory, and a second session on the
+ * same model asks for none for tables. */
+START_TEST(runs_without_allocating) {
+  enum { COUNTED = 1000000, BATCH = 3 };
+  struct halut_model *model = NULL;
+  struct halut_session *session[2] = {NULL};
+  struct halut_tensor in, out;
+  long opened[2];
+  if (!CAN_FAIL)
+    return;
+  ck_assert_int_eq(halut_model_open(files.gl_pathv[_i], &model, &last), 0);
+  for (int i = 0; i < 2; i++) {
+    fail_at = COUNTED;
+    int error = halut_session_open(model, &halut_backend_cpu, NULL, BATCH, &session[i], &last);
+    opened[i] = COUNTED - fail_at;
+    fail_at = 0;
+    ck_assert_int_eq(error, 0);
+  }
+  ck_assert_int_eq(halut_model_golden(model, &in, &out), 0);
+  in.dim[0] = out.dim[0] = in.dim[0] < BATCH ? in.dim[0] : BATCH;
+  out.data = malloc((size_t)out.dim[0] * out.dim[1] * 4);
+  ck_assert_ptr_nonnull(out.data);
+  ck_assert_int_gt(opened[0], opened[1]);
+  for (int run = 0; run < 2; run++) {
+    fail_at = COUNTED; /* Check's assertions allocate, so none before it is read */
+    int error = halut_session_run(session[0], &in, &out, NULL);
+    long made = COUNTED - fail_at;
+    fail_at = 0;
+    ck_assert_int_eq(error, 0);
+    ck_assert_msg(made == 0, "%s: run %d made %ld allocations", files.gl_pathv[_i], run, made);
+  }
+  free(out.data);
+  halut_session_close(session[0]);
+  halut_session_close(session[1]);
+  halut_model_close(model);
 }
 END_TEST
 
@@ -195,6 +236,7 @@ int main(void) {
   tcase_set_timeout(all, 250);
   tcase_add_loop_test(all, opens_models, 0, (int)files.gl_pathc);
   tcase_add_loop_test(all, opens_sessions, 0, (int)files.gl_pathc);
+  tcase_add_loop_test(all, runs_without_allocating, 0, (int)files.gl_pathc);
   tcase_add_test(all, opens_catalogues);
   tcase_add_test(all, reloads_catalogues);
   tcase_add_test(all, learns_and_saves);

@@ -105,7 +105,7 @@ static struct product product_make(uint32_t codebooks, uint32_t outputs, size_t 
   p.code = allocate(codebooks * rows);
   p.acc = allocate(outputs * p.padded * sizeof *p.acc);
   p.want = allocate(outputs * p.padded * sizeof *p.want);
-  p.lut = (struct halut_lut){codebooks, outputs, p.threshold, p.table};
+  p.lut = (struct halut_lut){codebooks, outputs, p.threshold, p.table, NULL};
   product_fill(&p, kind, state);
   product_solve(&p);
   return p;

@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
     const size_t padded = halut_pad_rows((size_t)layer[k][0] * batch);
     lut[k] =
         (struct halut_lut){codebooks, outputs, random_bytes((size_t)codebooks * HALUT_PROTOTYPES),
-                           random_bytes((size_t)codebooks * outputs * HALUT_PROTOTYPES)};
+                           random_bytes((size_t)codebooks * outputs * HALUT_PROTOTYPES), NULL};
     value[k] = random_bytes((size_t)codebooks * HALUT_LEVELS * padded);
     acc[k] = random_bytes(outputs * padded * sizeof *acc[k]);
     err = halut_backend_rtl.load(backend, &lut[k], NULL, &handle[k], &diag);

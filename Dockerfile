@@ -21,7 +21,8 @@ LABEL org.opencontainers.image.title="halutd" \
       org.opencontainers.image.revision="$REVISION"
 RUN apt-get update \
  && apt-get install -y --no-install-recommends \
-      libmicrohttpd12 libuv1 libjansson4 libspng0 libjpeg62-turbo liblapacke liblapack3 libblas3 libstdc++6 \
+      libmicrohttpd12 libgnutls30 libuv1 libjansson4 \
+      libspng0 libjpeg62-turbo liblapacke liblapack3 libblas3 libstdc++6 \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin \
  && groupadd -r -g 10001 halutd \

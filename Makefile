@@ -11,8 +11,8 @@ HALUT_CFLAGS = -std=c17 $(WARN) -D_GNU_SOURCE -ffp-contract=off -fno-math-errno 
 
 # Debian packages: to build, to run the tests. Targets install the missing ones only.
 PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev liblapacke-dev \
-  libopenblas-dev nettle-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
-PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 shellcheck mandoc python3-numpy python3-pil nodejs \
+  libopenblas-dev nettle-dev libgnutls28-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
+PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 openssl shellcheck mandoc python3-numpy python3-pil nodejs \
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 # For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.
 PACKAGES_DEPLOY = chromium systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
@@ -34,7 +34,7 @@ BLAS_LIBS ?= -llapacke -lopenblas
 CORE_LIBS = $(RTL_LIBS) -lm
 MODEL_LIBS = -ljansson -lnettle $(BLAS_LIBS) -lpthread $(CORE_LIBS)
 PICTURE_LIBS = -lspng -ljpeg -lz
-SERVER_LIBS = -lmicrohttpd -luv $(PICTURE_LIBS) $(MODEL_LIBS)
+SERVER_LIBS = -lmicrohttpd -lgnutls -luv $(PICTURE_LIBS) $(MODEL_LIBS)
 
 # The data set for the accuracy tests: the official binary layout, where `make data` put it or where this points.
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))

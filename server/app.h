@@ -24,6 +24,7 @@ struct halut_app {
   uv_work_t reloading;
   bool is_reloading, draining;
   struct halut_cors cors;
+  struct halut_tls tls;
   struct halut_keys *keys;       /* NULL: none, see auth.h */
   struct halut_catalog *catalog; /* what new requests get; NULL until loaded */
   struct halut_http *http;

@@ -232,7 +232,8 @@ static bool parse_number(const char *value, bool units, uint64_t *out) {
   return false;
 }
 
-/* One HOST:PORT, [V6]:PORT or unix:PATH. On failure, *why_out says what is wrong. */
+/* One HOST:PORT, [V6]:PORT or unix:PATH, the first two perhaps after http:// or https://. On
+ * failure, *why_out says what is wrong. */
 static bool parse_address(const char *text, struct halut_listen *out, const char **why_out) {
   *out = (struct halut_listen){0};
   *why_out = "longer than an address can be";
@@ -242,6 +243,9 @@ static bool parse_address(const char *text, struct halut_listen *out, const char
     return text[5] != '\0' &&
            snprintf(out->host, sizeof out->host, "%s", text + 5) < (int)sizeof out->host;
   }
+  out->is_secure = strncmp(text, "https://", 8) == 0;
+  out->is_explicit = out->is_secure || strncmp(text, "http://", 7) == 0;
+  text += out->is_secure ? 8 : out->is_explicit ? 7 : 0;
   const char *colon = strrchr(text, ':');
   bool bracket = text[0] == '[';
   *why_out = "a port must follow, as in 127.0.0.1:8080 or [::1]:8080 (0 is any free one)";
@@ -612,8 +616,24 @@ static void read_arguments(struct halut_config *config, int argc, char *const *a
   }
 }
 
-static void check_together(const struct halut_config *config,
-                           struct halut_config_problems *problems) {
+/* With a certificate, what listens on TCP and does not say http:// speaks TLS. */
+static void check_secure(struct halut_config *config, struct halut_config_problems *problems) {
+  bool has_certificate = strcmp(config->tls_cert, "off") != 0;
+  bool has_key = strcmp(config->tls_key, "off") != 0;
+  if (has_certificate != has_key)
+    halut_config_problem(problems, "%s: must be given with %s", has_key ? "tls-key" : "tls-cert",
+                         has_key ? "tls-cert" : "tls-key");
+  for (uint32_t i = 0; i < config->listen_count; i++) {
+    struct halut_listen *listen = &config->listens[i];
+    if (listen->kind != HALUT_LISTEN_UNIX && !listen->is_explicit)
+      listen->is_secure = has_certificate;
+    if (listen->is_secure && !has_certificate)
+      halut_config_problem(problems, "listen: https://%s needs tls-cert and tls-key", listen->host);
+  }
+}
+
+static void check_together(struct halut_config *config, struct halut_config_problems *problems) {
+  check_secure(config, problems);
   if (config->body_total_max < config->body_max) {
     halut_config_problem(problems, "body-total-max: %llu is less than body-max %llu",
                          (unsigned long long)config->body_total_max,

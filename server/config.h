@@ -10,6 +10,7 @@
 #ifndef HALUT_CONFIG_H
 #define HALUT_CONFIG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -33,6 +34,8 @@ enum halut_listen_kind { HALUT_LISTEN_IP4 = 1, HALUT_LISTEN_IP6, HALUT_LISTEN_UN
 
 struct halut_listen {
   enum halut_listen_kind kind;
+  bool is_secure;                   /* speaks TLS */
+  bool is_explicit;                 /* it says so itself: http:// or https:// */
   uint16_t port;                    /* IP4, IP6; 0 is any free one */
   char host[HALUT_LISTEN_HOST_MAX]; /* a numeric address without brackets, or the path of a Unix
                                        socket */

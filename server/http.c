@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,6 +53,23 @@ static void http_on_poll(uv_poll_t *handle, int status, int events) {
 
 static void http_resume_accepting(struct halut_http *http);
 
+/* One run of each engine. False if none has a time to be run again; else the nearest. */
+static bool engines_run(struct halut_http *http, MHD_UNSIGNED_LONG_LONG *wait_ms_out) {
+  bool is_timed = false;
+  for (int e = 0; e < HALUT_ENGINES; e++)
+    if (http->engine[e].daemon != NULL)
+      MHD_run(http->engine[e].daemon);
+  for (int e = 0; e < HALUT_ENGINES; e++) {
+    MHD_UNSIGNED_LONG_LONG ms = 0;
+    if (http->engine[e].daemon == NULL || MHD_get_timeout(http->engine[e].daemon, &ms) != MHD_YES)
+      continue;
+    if (!is_timed || ms < *wait_ms_out)
+      *wait_ms_out = ms;
+    is_timed = true;
+  }
+  return is_timed;
+}
+
 /* Runs the daemon until it has nothing ready. A connection that ended inside a run needs one more
  * run to be released; more work than RUNS_PER_EVENT waits for other handles to have their turn. */
 static void http_run(struct halut_http *http) {
@@ -59,10 +77,9 @@ static void http_run(struct halut_http *http) {
   bool is_timed = true;
   for (int i = 0; i < RUNS_PER_EVENT; i++) {
     http->closed = false;
-    MHD_run(http->daemon);
+    is_timed = engines_run(http, &wait_ms);
     if (http->closed)
       continue;
-    is_timed = MHD_get_timeout(http->daemon, &wait_ms) == MHD_YES;
     if (!is_timed || wait_ms > 0)
       break;
   }
@@ -153,6 +170,7 @@ static void connection_begin(struct halut_http *http, struct MHD_Connection *mhd
   connection->fd = info->connect_fd;
   memcpy(connection->address, http->arriving, HALUT_ADDRESS_BYTES);
   connection->is_local = http->arriving_is_local;
+  connection->is_secure = http->arriving_is_secure;
   halut_connection_enter(connection, HALUT_PHASE_IDLE);
   struct halut_connection **bucket = &http->bucket[address_bucket(connection->address)];
   connection->next = *bucket;
@@ -202,6 +220,8 @@ static void *http_on_target(void *self, const char *target, struct MHD_Connectio
 void halut_connection_abort(const struct halut_connection *connection, const char *status,
                             const char *text) {
   char answer[512];
+  if (connection->is_secure)
+    return;
   int body = (int)strlen("{\"error\":\"\"}\n") + (int)strlen(text);
   int bytes = snprintf(answer, sizeof answer,
                        "HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
@@ -221,7 +241,7 @@ static void http_pause_accepting(struct halut_http *http) {
 }
 
 /* False when there is nothing more to accept for now. */
-static bool http_accept(struct halut_http *http, int listen_fd) {
+static bool http_accept(struct halut_http *http, const struct halut_listener *listener) {
   struct sockaddr_storage from;
   socklen_t bytes = sizeof from;
   int one = 1;
@@ -231,7 +251,7 @@ static bool http_accept(struct halut_http *http, int listen_fd) {
     return false;
   }
   memset(&from, 0, sizeof from);
-  int fd = accept4(listen_fd, (struct sockaddr *)&from, &bytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  int fd = accept4(listener->fd, (struct sockaddr *)&from, &bytes, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd < 0) {
     if (errno == ECONNABORTED || errno == EINTR)
       return true;
@@ -250,7 +270,10 @@ static bool http_accept(struct halut_http *http, int listen_fd) {
   }
   if (from.ss_family == AF_INET || from.ss_family == AF_INET6)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  if (MHD_add_connection(http->daemon, fd, (struct sockaddr *)&from, bytes) != MHD_YES)
+  struct halut_engine *engine =
+      &http->engine[listener->is_secure ? HALUT_ENGINE_TLS : HALUT_ENGINE_PLAIN];
+  http->arriving_is_secure = listener->is_secure;
+  if (MHD_add_connection(engine->daemon, fd, (struct sockaddr *)&from, bytes) != MHD_YES)
     http->options.dropped(http->options.self, "no-memory"); /* the daemon has closed fd */
   return true;
 }
@@ -262,7 +285,7 @@ static void http_on_accept(uv_poll_t *handle, int status, int events) {
     return;
   size_t index = (size_t)(handle - http->accepting);
   for (int i = 0; i < ACCEPTS_PER_EVENT; i++)
-    if (!http_accept(http, http->listeners[index].fd))
+    if (!http_accept(http, &http->listeners[index]))
       break;
   http_run(http);
 }
@@ -278,10 +301,13 @@ static void http_resume_accepting(struct halut_http *http) {
 /* ---- deadlines and draining ---- */
 
 /* The daemon reads until the data ends and then waits for the next event, so that it never sees the
- * end of a peer whose last bytes and end arrived together. Bytes it has not read yet are its
- * own. */
-static bool connection_is_over(const struct halut_connection *connection) {
+ * end of a peer whose last bytes and end arrived together. Bytes it has not read yet are its own;
+ * but TLS says goodbye in bytes of its own, which stay unread while a request is parked. */
+bool halut_connection_is_over(const struct halut_connection *connection) {
+  struct pollfd end = {.fd = connection->fd, .events = POLLRDHUP};
   char byte;
+  if (connection->is_secure)
+    return poll(&end, 1, 0) == 1 && (end.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
   return recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
@@ -313,7 +339,7 @@ static void connection_check(struct halut_http *http, struct halut_connection *c
     break;
   }
   if (reason == NULL && age_ms >= TICK_MS && connection->phase != HALUT_PHASE_SENDING &&
-      connection_is_over(connection)) {
+      halut_connection_is_over(connection)) {
     shutdown(connection->fd, SHUT_RDWR);
     return;
   }
@@ -356,7 +382,7 @@ void halut_http_drain(struct halut_http *http, uint64_t timeout_ms) {
   http->farewell = true;
   /* Connections that the kernel has already completed are ours to answer. */
   for (uint32_t i = 0; i < http->options.listener_count; i++) {
-    while (http_accept(http, http->listeners[i].fd))
+    while (http_accept(http, &http->listeners[i]))
       continue;
     uv_poll_stop(&http->accepting[i]);
     halut_listener_close(&http->listeners[i]);
@@ -385,26 +411,63 @@ static void http_panic(void *self, const char *file, unsigned line, const char *
   abort();
 }
 
-static int http_start_daemon(struct halut_http *http, struct halut_diag *diag) {
-  MHD_set_panic_func(http_panic, NULL);
-  http->daemon = MHD_start_daemon(
-      MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL,
-      halut_request_access, http, MHD_OPTION_CONNECTION_LIMIT,
-      2 * http->options.connections_max + 64, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
-      MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT,
-      0, MHD_OPTION_NOTIFY_COMPLETED, halut_request_completed, http, MHD_OPTION_NOTIFY_CONNECTION,
-      http_on_connection, http, MHD_OPTION_URI_LOG_CALLBACK, http_on_target, http,
-      MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
-  if (http->daemon == NULL)
-    return halut_fail(diag, HALUT_EIO, 0, "libmicrohttpd does not start");
-  const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+static void http_on_close(uv_handle_t *handle) {
+  struct halut_http *http = handle->data;
+  if (--http->handles == 0)
+    free(http);
+}
+
+static int engine_open(struct halut_http *http, int index, struct halut_diag *diag) {
+  struct halut_engine *engine = &http->engine[index];
+  const struct halut_tls *tls = http->options.tls;
+  bool is_secure = index == HALUT_ENGINE_TLS;
+  struct MHD_OptionItem secrets[] = {
+      {MHD_OPTION_HTTPS_MEM_CERT, 0, is_secure ? tls->certificate : NULL},
+      {MHD_OPTION_HTTPS_MEM_KEY, 0, is_secure ? tls->key : NULL},
+      {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)halut_tls_priorities},
+      {MHD_OPTION_END, 0, NULL}};
+  struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
+  unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET;
+  engine->daemon = MHD_start_daemon(
+      is_secure ? flags | MHD_USE_TLS : flags, 0, NULL, NULL, halut_request_access, http,
+      MHD_OPTION_CONNECTION_LIMIT, 2 * http->options.connections_max + 64,
+      MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+      (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 0, MHD_OPTION_NOTIFY_COMPLETED,
+      halut_request_completed, http, MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, http,
+      MHD_OPTION_URI_LOG_CALLBACK, http_on_target, http, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+      MHD_OPTION_ARRAY, is_secure ? secrets : none, MHD_OPTION_END);
+  if (engine->daemon == NULL)
+    return halut_fail(diag, HALUT_EIO, 0, "libmicrohttpd does not start%s",
+                      is_secure ? " with this certificate" : "");
+  const union MHD_DaemonInfo *info = MHD_get_daemon_info(engine->daemon, MHD_DAEMON_INFO_EPOLL_FD);
   if (info == NULL || info->epoll_fd < 0)
     return halut_fail(diag, HALUT_EIO, 0, "libmicrohttpd was built without epoll");
-  if (uv_poll_init(http->loop, &http->poll, info->epoll_fd) != 0)
+  if (uv_poll_init(http->loop, &engine->poll, info->epoll_fd) != 0)
     return halut_fail(diag, HALUT_EIO, 0, "no poll handle for libmicrohttpd");
-  http->poll.data = http;
+  engine->poll.data = http;
+  engine->has_poll = true;
   http->handles++;
+  uv_poll_start(&engine->poll, UV_READABLE, http_on_poll);
   return 0;
+}
+
+static int engines_open(struct halut_http *http, struct halut_diag *diag) {
+  MHD_set_panic_func(http_panic, NULL);
+  int error = engine_open(http, HALUT_ENGINE_PLAIN, diag);
+  if (error == 0 && http->options.tls != NULL)
+    error = engine_open(http, HALUT_ENGINE_TLS, diag);
+  return error;
+}
+
+/* The poll handle goes first: the daemon closes its descriptor. */
+static void engine_close(struct halut_engine *engine) {
+  if (engine->has_poll)
+    uv_poll_stop(&engine->poll);
+  if (engine->daemon != NULL)
+    MHD_stop_daemon(engine->daemon);
+  engine->daemon = NULL;
+  if (engine->has_poll)
+    uv_close((uv_handle_t *)&engine->poll, http_on_close);
 }
 
 static void http_start_handles(struct halut_http *http) {
@@ -426,7 +489,7 @@ int halut_http_open(uv_loop_t *loop, const struct halut_http_options *options,
   http->options.listener_count = 0;
   http->loop = loop;
   http_start_handles(http);
-  int error = http_start_daemon(http, diag);
+  int error = engines_open(http, diag);
   if (error != 0)
     goto fail;
   for (uint32_t i = 0; i < options->listener_count; i++) {
@@ -441,7 +504,6 @@ int halut_http_open(uv_loop_t *loop, const struct halut_http_options *options,
     http->listeners[i] = options->listeners[i];
     http->options.listener_count = i + 1;
   }
-  uv_poll_start(&http->poll, UV_READABLE, http_on_poll);
   http_resume_accepting(http);
   http_run(http);
   *out = http;
@@ -451,30 +513,18 @@ fail:
   return error;
 }
 
-static void http_on_close(uv_handle_t *handle) {
-  struct halut_http *http = handle->data;
-  if (--http->handles == 0)
-    free(http);
-}
-
 void halut_http_close(struct halut_http *http) {
   if (http == NULL)
     return;
   assert(http->parked == 0);
-  bool has_poll = http->poll.data != NULL;
-  if (has_poll)
-    uv_poll_stop(&http->poll); /* before the daemon closes its descriptor */
   for (uint32_t i = 0; i < http->options.listener_count; i++) {
     uv_poll_stop(&http->accepting[i]);
     uv_close((uv_handle_t *)&http->accepting[i], http_on_close);
     if (http->listeners[i].fd >= 0)
       halut_listener_close(&http->listeners[i]);
   }
-  if (http->daemon != NULL)
-    MHD_stop_daemon(http->daemon);
-  http->daemon = NULL;
-  if (has_poll)
-    uv_close((uv_handle_t *)&http->poll, http_on_close);
+  for (int e = 0; e < HALUT_ENGINES; e++)
+    engine_close(&http->engine[e]);
   uv_close((uv_handle_t *)&http->timer, http_on_close);
   uv_close((uv_handle_t *)&http->tick, http_on_close);
   uv_close((uv_handle_t *)&http->again, http_on_close);

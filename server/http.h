@@ -21,9 +21,11 @@
 #include "coding.h"
 #include "cors.h"
 #include "listener.h"
+#include "tls.h"
 
 struct halut_http;
 struct MHD_Connection;
+struct halut_connection;
 
 enum {
   HALUT_CAPTURES_MAX = 3,
@@ -81,8 +83,8 @@ struct halut_request {
   void *context; /* the handler's; context_free is called when the request ends */
   void (*context_free)(void *context);
   struct { /* of http.c */
+    struct halut_connection *connection;
     int state;
-    int fd;
     size_t capacity, charged, discarded;
     uint64_t body_max;
     bool close;
@@ -110,6 +112,7 @@ struct halut_http_options {
   uint64_t request_timeout_ms, idle_timeout_ms;
   uint64_t body_max, body_total_max, body_inflated_max;
   struct halut_cors cors;
+  const struct halut_tls *tls;      /* borrowed; NULL if no listener is secure */
   const struct halut_route *routes; /* borrowed; matched in order */
   size_t route_count;
   /* The headers are complete, the route is known, no byte of the body is read: fills *refusal to

@@ -19,15 +19,24 @@ struct halut_connection {
   const char *target_fault;             /* of the request being read, or NULL */
   uint8_t address[HALUT_ADDRESS_BYTES]; /* all zero: has none (Unix socket) */
   bool is_local;                        /* a Unix socket or a loopback address */
+  bool is_secure;                       /* speaks TLS: nothing plain may be sent */
 };
+
+/* One daemon of the library; it speaks TLS or it does not. */
+struct halut_engine {
+  struct MHD_Daemon *daemon; /* NULL: not needed */
+  uv_poll_t poll;            /* on the daemon's epoll */
+  bool has_poll;
+};
+
+enum { HALUT_ENGINE_PLAIN = 0, HALUT_ENGINE_TLS, HALUT_ENGINES };
 
 struct halut_http {
   struct halut_http_options options;
   struct halut_listener listeners[HALUT_LISTEN_MAX];
   uv_loop_t *loop;
-  struct MHD_Daemon *daemon;
+  struct halut_engine engine[HALUT_ENGINES];
   uv_poll_t accepting[HALUT_LISTEN_MAX]; /* on the listeners */
-  uv_poll_t poll;                        /* on the daemon's epoll */
   uv_timer_t timer, tick;
   uv_idle_t again;
   uint32_t handles; /* of uv, to be closed before the struct is freed */
@@ -39,7 +48,7 @@ struct halut_http {
   _Atomic uint64_t body_bytes;           /* workers charge what they decompress */
   uint64_t ids;                          /* requests given an id by us */
   uint8_t arriving[HALUT_ADDRESS_BYTES]; /* address of the connection being added */
-  bool arriving_is_local;
+  bool arriving_is_local, arriving_is_secure;
   struct halut_connection *bucket[HALUT_BUCKETS];
 };
 
@@ -51,10 +60,12 @@ void halut_request_completed(void *self, struct MHD_Connection *connection, void
                              enum MHD_RequestTerminationCode code);
 
 struct halut_connection *halut_connection_of(struct MHD_Connection *connection);
+/* The peer has closed its side, and all it sent before has been read. Any thread. */
+bool halut_connection_is_over(const struct halut_connection *connection);
 void halut_connection_enter(struct halut_connection *connection, enum halut_phase phase);
 
 /* Sends a whole answer past the daemon, which can say nothing while it reads. Best effort; the
- * connection must be shut after it. */
+ * connection must be shut after it. Over TLS nothing is sent. */
 void halut_connection_abort(const struct halut_connection *connection, const char *status,
                             const char *text);
 

@@ -67,15 +67,17 @@ static void name_listener(const struct halut_listen *listen, struct halut_listen
   union address bound;
   socklen_t bytes = sizeof bound;
   unsigned port = listen->port;
+  const char *scheme = listen->is_secure ? "https" : "http";
+  listener->is_secure = listen->is_secure;
   memset(&bound, 0, sizeof bound);
   if (listen->kind != HALUT_LISTEN_UNIX && getsockname(listener->fd, &bound.any, &bytes) == 0)
     port = ntohs(listen->kind == HALUT_LISTEN_IP4 ? bound.ip4.sin_port : bound.ip6.sin6_port);
   if (listen->kind == HALUT_LISTEN_UNIX)
     snprintf(listener->url, sizeof listener->url, "unix:%s", listen->host);
   else if (listen->kind == HALUT_LISTEN_IP4)
-    snprintf(listener->url, sizeof listener->url, "http://%s:%u", listen->host, port);
+    snprintf(listener->url, sizeof listener->url, "%s://%s:%u", scheme, listen->host, port);
   else
-    snprintf(listener->url, sizeof listener->url, "http://[%s]:%u", listen->host, port);
+    snprintf(listener->url, sizeof listener->url, "%s://[%s]:%u", scheme, listen->host, port);
 }
 
 int halut_listener_open(const struct halut_listen *listen_on, unsigned socket_mode,
@@ -128,7 +130,8 @@ static bool is_listening(int fd) {
          getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &bytes) == 0 && listening != 0;
 }
 
-int halut_listener_adopt(int fd, struct halut_listener *out, struct halut_diag *diag) {
+int halut_listener_adopt(int fd, bool has_tls, struct halut_listener *out,
+                         struct halut_diag *diag) {
   struct halut_listener listener = {.fd = fd};
   struct halut_listen listen_on = {.kind = HALUT_LISTEN_UNIX};
   union address address;
@@ -153,6 +156,7 @@ int halut_listener_adopt(int fd, struct halut_listener *out, struct halut_diag *
   }
   if (fcntl(fd, F_SETFL, O_NONBLOCK) != 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
     goto fail;
+  listen_on.is_secure = has_tls && listen_on.kind != HALUT_LISTEN_UNIX;
   name_listener(&listen_on, &listener);
   *out = listener;
   return 0;
@@ -165,6 +169,7 @@ fail:
 
 int halut_listeners_open(const struct halut_config *config, struct halut_listener *out,
                          uint32_t *count_out, struct halut_diag *diag) {
+  bool has_tls = strcmp(config->tls_cert, "off") != 0;
   char *names = NULL;
   int first = 0, error = 0;
   uint32_t passed = halut_systemd_sockets(&first, &names), count = 0;
@@ -174,7 +179,7 @@ int halut_listeners_open(const struct halut_config *config, struct halut_listene
     return halut_fail(diag, HALUT_ELIMIT, 0, "%u sockets were passed, the most is %d", wanted,
                       HALUT_LISTEN_MAX);
   while (count < wanted && error == 0) {
-    error = passed > 0 ? halut_listener_adopt(first + (int)count, &out[count], diag)
+    error = passed > 0 ? halut_listener_adopt(first + (int)count, has_tls, &out[count], diag)
                        : halut_listener_open(&config->listens[count], config->socket_mode_bits,
                                              &out[count], diag);
     if (error == 0)

@@ -9,7 +9,8 @@
 #include "config.h"
 
 struct halut_listener {
-  int fd; /* non-blocking, close-on-exec, listening; -1 if closed */
+  bool is_secure; /* TLS is spoken on it */
+  int fd;         /* non-blocking, close-on-exec, listening; -1 if closed */
   char url[HALUT_LISTEN_HOST_MAX +
            16]; /* "http://127.0.0.1:8080" with the port in use, "unix:/path" */
   char unlink_path[HALUT_LISTEN_HOST_MAX]; /* of a Unix socket we made, "" otherwise */
@@ -21,8 +22,8 @@ int halut_listener_open(const struct halut_listen *listen, unsigned socket_mode,
                         struct halut_listener *out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 /* Takes over a socket that listens already. HALUT_EINVALID if it is not one, or of another family
- * than IPv4, IPv6 and Unix; it is then closed. */
-int halut_listener_adopt(int fd, struct halut_listener *out, struct halut_diag *diag)
+ * than IPv4, IPv6 and Unix; it is then closed. With `has_tls`, TCP is secure. */
+int halut_listener_adopt(int fd, bool has_tls, struct halut_listener *out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 /* All that were passed by systemd or, if there are none, all of config->listens, into
  * out[HALUT_LISTEN_MAX]. On failure all are closed. */

@@ -151,6 +151,7 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
       .body_total_max = config->body_total_max,
       .body_inflated_max = config->body_inflated_max,
       .cors = app->cors,
+      .tls = app->tls.key != NULL ? &app->tls : NULL,
       .routes = halut_routes,
       .route_count = halut_route_count,
       .admit = halut_app_admit,
@@ -190,8 +191,16 @@ static void access_check(struct halut_app *app, struct halut_config_problems *pr
                          "cors-origins: from \"%.40s\" on: must be at most %d origins as in "
                          "https://app.example.org, in small letters, without a path",
                          bad, HALUT_ORIGINS_MAX);
+  if (strcmp(config->tls_cert, "off") != 0 && strcmp(config->tls_key, "off") != 0 &&
+      halut_tls_open(config->tls_cert, config->tls_key, &app->tls, &diag) != HALUT_OK)
+    halut_config_problem(problems, "tls-cert, tls-key: %s", diag.text);
   if (strcmp(config->user, "off") != 0 && halut_user_find(config->user, &user, &diag) != HALUT_OK)
     halut_config_problem(problems, "user: %s", diag.text);
+}
+
+static void access_close(struct halut_app *app) {
+  halut_keys_close(app->keys);
+  halut_tls_close(&app->tls);
 }
 
 static int report(const struct halut_config_problems *problems) {
@@ -278,13 +287,13 @@ int main(int argc, char **argv) {
   access_check(&app, &problems);
   if (problems.count > 0) {
     halut_catalog_drop(app.catalog);
-    halut_keys_close(app.keys);
+    access_close(&app);
     return report(&problems);
   }
   if (app.config.mode == HALUT_MODE_CHECK) {
     puts("halutd: the configuration and the models are in order");
     halut_catalog_drop(app.catalog);
-    halut_keys_close(app.keys);
+    access_close(&app);
     return 0;
   }
   raise_descriptors(app.config.connections_max);
@@ -294,7 +303,7 @@ int main(int argc, char **argv) {
   }
   code = serve(&app);
   halut_catalog_drop(app.catalog);
-  halut_keys_close(app.keys);
+  access_close(&app);
   halut_metrics_close(&app.metrics);
   uv_loop_close(&app.loop);
   if (app.access_log != NULL && app.access_log != stdout)

@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
 
 #include "clock.h"
 #include "guard.h"
@@ -193,9 +192,7 @@ bool halut_request_is_local(const struct halut_request *request) {
 }
 
 bool halut_request_gone(const struct halut_request *request) {
-  char byte;
-  ssize_t bytes = recv(request->private.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-  return bytes == 0;
+  return halut_connection_is_over(request->private.connection);
 }
 
 /* ---- the first call: headers ---- */
@@ -493,7 +490,7 @@ static enum MHD_Result request_begin(struct halut_http *http, struct MHD_Connect
   request->http = http;
   request->connection = connection;
   request->arrived_ns = halut_clock_ns();
-  request->private.fd = halut_connection_of(connection)->fd;
+  request->private.connection = halut_connection_of(connection);
   request->private.state = REQUEST_READING;
   request->method = method_parse(method);
   request->is_head = strcmp(method, "HEAD") == 0;

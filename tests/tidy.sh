@@ -49,7 +49,7 @@ includes() {
       may["tests"] = "core models rtl server clients tests"
       may["main.c"] = "core models server rtl"; may["backends.c"] = "core models rtl"
       may["cmd_classify.c"] = "core models server"
-      network = "uv[.]h|microhttpd[.]h"
+      network = "uv[.]h|microhttpd[.]h|gnutls/.*"
       parsers = "jansson[.]h|lapacke[.]h|cblas[.]h"
       pictures = "spng[.]h|jpeglib[.]h|zlib[.]h"
       simulator = "verilated.*"

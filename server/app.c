@@ -1,5 +1,6 @@
 #include "app.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -8,10 +9,33 @@
 
 #include "clock.h"
 
+enum { STAMP_MAX = 40 };
+
+/* ISO 8601, UTC, to the millisecond. */
+static void time_stamp(char out[STAMP_MAX]) {
+  struct timespec now;
+  struct tm parts;
+  clock_gettime(CLOCK_REALTIME, &now);
+  gmtime_r(&now.tv_sec, &parts);
+  size_t used = strftime(out, STAMP_MAX, "%Y-%m-%dT%H:%M:%S", &parts);
+  snprintf(out + used, STAMP_MAX - used, ".%03ldZ", now.tv_nsec / 1000000);
+}
+
+void halut_app_log_open(struct halut_app *app) {
+  for (uint32_t level = 0; level <= HALUT_LOG_DEBUG; level++)
+    app->logging.is_on[level] = level <= app->config.log_level;
+  app->logging.verbosity = app->logging.is_on[HALUT_LOG_DEBUG];
+}
+
 void halut_app_log(const struct halut_app *app, uint32_t level, const char *format, ...) {
   va_list arguments;
-  if (level > app->config.log_level)
+  if (!app->logging.is_on[level])
     return;
+  if (app->logging.is_stamped) {
+    char stamp[STAMP_MAX];
+    time_stamp(stamp);
+    fprintf(stderr, "%s ", stamp);
+  }
   fputs("halutd: ", stderr);
   va_start(arguments, format);
   vfprintf(stderr, format, arguments);
@@ -26,14 +50,10 @@ bool halut_app_is_ready(const struct halut_app *app) {
 static void access_write(struct halut_app *app, const struct halut_request *request, bool sent,
                          uint64_t ns) {
   struct halut_json_out out = {0};
-  char stamp[32];
-  struct timespec now;
-  struct tm parts;
+  char stamp[STAMP_MAX];
   size_t bytes = 0;
-  clock_gettime(CLOCK_REALTIME, &now);
-  gmtime_r(&now.tv_sec, &parts);
-  strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &parts);
-  halut_json_out_format(&out, "{\"time\":\"%s.%03ldZ\",\"id\":", stamp, now.tv_nsec / 1000000);
+  time_stamp(stamp);
+  halut_json_out_format(&out, "{\"time\":\"%s\",\"id\":", stamp);
   halut_json_out_string(&out, request->id);
   if (request->key_name[0] != '\0') {
     halut_json_out_format(&out, ",\"key\":");
@@ -116,17 +136,22 @@ static void reload_problem(void *self, const char *text) {
 
 static void reload_work(uv_work_t *work) {
   struct halut_app *app = work->data;
-  app->reload.error =
-      halut_catalog_open(&app->reload.old->options, app->reload.old, &app->reload.made,
-                         &app->reload.problems, app->reload.report, &app->reload.diag);
-  app->reload.keys = NULL;
+  struct halut_reload *reload = &app->reload;
+  reload->keys = NULL;
+  if (reload->only[0] != '\0') {
+    reload->error = halut_catalog_load(reload->old, reload->only, &reload->made, &reload->problems,
+                                       reload->report, &reload->diag);
+    return;
+  }
+  reload->error = halut_catalog_open(&reload->old->options, reload->old, &reload->made,
+                                     &reload->problems, reload->report, &reload->diag);
   if (strcmp(app->config.keys_file, "off") != 0)
-    app->reload.keys = halut_keys_open(app->config.keys_file, reload_problem, app);
+    reload->keys = halut_keys_open(app->config.keys_file, reload_problem, app);
 }
 
 /* Keys and models are two things: what is wrong with one does not hold back the other. */
 static void reload_keys(struct halut_app *app) {
-  if (strcmp(app->config.keys_file, "off") == 0)
+  if (strcmp(app->config.keys_file, "off") == 0 || app->reload.only[0] != '\0')
     return;
   if (app->reload.keys == NULL) {
     app->metrics.reload_failures++;
@@ -160,15 +185,49 @@ static void reload_done(uv_work_t *work, int status) {
     halut_app_log(app, HALUT_LOG_INFO, "reloaded: %u models", app->catalog->count);
   }
   halut_catalog_drop(app->reload.old);
+  app->reload.old = NULL;
+  struct halut_request *request = app->reload.request;
+  app->reload.request = NULL;
+  if (request != NULL)
+    app->reload.answer(app, &request->reply);
+  if (app->reload_again)
+    halut_app_reload(app);
+  if (request == NULL)
+    return;
+  halut_http_resume(request);
+  halut_http_run(app->http); /* may ask for the next reload */
+}
+
+static void reload_start(struct halut_app *app, const char *only) {
+  app->is_reloading = true;
+  app->reload_again = false;
+  app->reload = (struct halut_reload){.old = halut_catalog_hold(app->catalog),
+                                      .request = app->reload.request,
+                                      .answer = app->reload.answer};
+  snprintf(app->reload.only, sizeof app->reload.only, "%s", only);
+  app->reloading.data = app;
+  int refused = uv_queue_work(&app->loop, &app->reloading, reload_work, reload_done);
+  assert(refused == 0);
+  (void)refused;
 }
 
 void halut_app_reload(struct halut_app *app) {
-  if (app->is_reloading || app->draining)
+  if (app->draining)
     return;
-  app->is_reloading = true;
-  app->reload.old = halut_catalog_hold(app->catalog);
-  app->reload.made = NULL;
-  app->reloading.data = app;
-  if (uv_queue_work(&app->loop, &app->reloading, reload_work, reload_done) != 0)
-    reload_done(&app->reloading, UV_ENOMEM);
+  app->reload_again = true; /* what is under way may have looked already */
+  if (!app->is_reloading)
+    reload_start(app, "");
+}
+
+void halut_app_reload_for(struct halut_app *app, struct halut_request *request, const char *only,
+                          void (*answer)(const struct halut_app *app, struct halut_reply *reply)) {
+  if (app->draining || app->is_reloading) {
+    halut_request_error(request, 503,
+                        app->draining ? "shutting down" : "a reload is under way; try again");
+    return;
+  }
+  halut_request_park(request);
+  app->reload.request = request;
+  app->reload.answer = answer;
+  reload_start(app, only);
 }

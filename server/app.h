@@ -15,6 +15,13 @@
 #include "metrics.h"
 #include "pool.h"
 
+/* What is printed; may change while running. */
+struct halut_app_logging {
+  bool is_on[HALUT_LOG_DEBUG + 1]; /* by level */
+  int64_t verbosity;               /* as it was asked for; 1 and more is HALUT_LOG_DEBUG */
+  bool is_stamped;                 /* lines begin with the time */
+};
+
 struct halut_app {
   struct halut_config config;
   struct halut_job_limits limits;
@@ -22,7 +29,7 @@ struct halut_app {
   uv_loop_t loop;
   uv_signal_t interrupted, terminated, hung_up;
   uv_work_t reloading;
-  bool is_reloading, draining;
+  bool is_reloading, reload_again, draining;
   struct halut_cors cors;
   struct halut_tls tls;
   struct halut_keys *keys;       /* NULL: none, see auth.h */
@@ -31,14 +38,18 @@ struct halut_app {
   struct halut_pool *pool;
   struct halut_metrics metrics;
   FILE *access_log; /* NULL: off */
+  struct halut_app_logging logging;
   uint64_t started_ns;
-  struct { /* of a reload: made on a thread of the loop's pool, swapped in by the loop */
+  struct halut_reload { /* made on a thread of the loop's pool, swapped in by the loop */
     struct halut_catalog *old, *made;
     struct halut_keys *keys; /* NULL if there are none, or their file has a problem */
     uint32_t problems;
     char report[HALUT_REPORT_MAX];
     struct halut_diag diag;
     int error;
+    char only[HALUT_NAME_MAX];     /* the one model to load; "": all, and the keys */
+    struct halut_request *request; /* parked until it is done, or NULL */
+    void (*answer)(const struct halut_app *app, struct halut_reply *reply);
   } reload;
 };
 
@@ -56,9 +67,16 @@ void halut_app_dropped(void *self, const char *reason);
 /* Models are loaded and no signal has asked to stop. */
 bool halut_app_is_ready(const struct halut_app *app);
 
-/* Starts to load the model directory anew, unless that is under way. */
+/* Loads the model directory anew, once more after a reload that is under way. */
 void halut_app_reload(struct halut_app *app);
+/* The same for all models ("") or one by name, for a request: parks it, calls `answer` with
+ * app->reload as it came out to fill the reply, and resumes it. Answers 503 if a reload is under
+ * way. */
+void halut_app_reload_for(struct halut_app *app, struct halut_request *request, const char *only,
+                          void (*answer)(const struct halut_app *app, struct halut_reply *reply));
 
+/* Sets app->logging as the configuration says. */
+void halut_app_log_open(struct halut_app *app);
 void halut_app_log(const struct halut_app *app, uint32_t level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -8,16 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static void report_line(char *report, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-
-static void report_line(char *report, const char *format, ...) {
-  size_t used = strlen(report);
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(report + used, HALUT_REPORT_MAX - used, format, arguments);
-  va_end(arguments);
-}
+static const char ending[] = ".safetensors";
 
 /* ---- entries ---- */
 
@@ -132,8 +123,8 @@ static struct halut_entry *entry_of_file(struct halut_catalog *catalog, const ch
 
 static bool is_unchanged(const struct halut_entry *entry, const struct stat *status) {
   return entry->stamp[0] == (uint64_t)status->st_size &&
-         entry->stamp[1] == (uint64_t)status->st_mtim.tv_sec * 1000000000u +
-                                (uint64_t)status->st_mtim.tv_nsec &&
+         entry->stamp[1] ==
+             (uint64_t)status->st_mtim.tv_sec * 1000000000u + (uint64_t)status->st_mtim.tv_nsec &&
          entry->stamp[2] == (uint64_t)status->st_ino;
 }
 
@@ -146,84 +137,249 @@ static const struct halut_entry *twin(const struct halut_catalog *catalog,
   return NULL;
 }
 
-static void add_file(struct halut_catalog *made, struct halut_catalog *old, const char *file,
-                     uint32_t *problems, char *report) {
+/* A directory being looked at. */
+struct scan {
+  struct halut_catalog *made, *old;
+  const char *only; /* name of the one model that is looked at, or NULL for all */
+  uint32_t problems;
+  char *report;
+};
+
+const struct halut_note *halut_catalog_note(const struct halut_catalog *catalog, const char *file) {
+  for (uint32_t i = 0; catalog != NULL && i < catalog->note_count; i++)
+    if (strcmp(catalog->notes[i].file, file) == 0)
+      return &catalog->notes[i];
+  return NULL;
+}
+
+static void note_copy(struct halut_catalog *made, const struct halut_note *note) {
+  if (note != NULL && made->note_count < HALUT_CATALOG_MAX)
+    made->notes[made->note_count++] = *note;
+}
+
+/* `info` is NULL where the file did not say what it holds. */
+static struct halut_note *note_add(struct halut_catalog *made, const char *file,
+                                   const struct halut_model_info *info) {
+  if (made->note_count == HALUT_CATALOG_MAX)
+    return NULL;
+  struct halut_note *note = &made->notes[made->note_count++];
+  snprintf(note->file, sizeof note->file, "%s", file);
+  if (info == NULL)
+    snprintf(note->name, sizeof note->name, "%.*s", (int)(strlen(file) - (sizeof ending - 1)),
+             file);
+  else
+    snprintf(note->name, sizeof note->name, "%s", info->name);
+  note->version = info == NULL ? 0 : info->version;
+  return note;
+}
+
+static void problem_add(struct scan *scan, const char *file, const struct halut_model_info *info,
+                        const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+static void problem_add(struct scan *scan, const char *file, const struct halut_model_info *info,
+                        const char *format, ...) {
+  char reason[256];
+  size_t used = strlen(scan->report);
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(reason, sizeof reason, format, arguments);
+  va_end(arguments);
+  struct halut_note *note = note_add(scan->made, file, info);
+  if (note != NULL)
+    snprintf(note->reason, sizeof note->reason, "%s", reason);
+  snprintf(scan->report + used, HALUT_REPORT_MAX - used, "%s/%s: %s\n",
+           scan->made->options.directory, file, reason);
+  scan->problems++;
+}
+
+static bool entry_share(struct scan *scan, struct halut_entry *entry) {
+  const struct halut_entry *other = twin(scan->made, entry);
+  if (other == NULL && scan->made->count < HALUT_CATALOG_MAX) {
+    entry->references++;
+    scan->made->entries[scan->made->count++] = entry;
+    return true;
+  }
+  if (other != NULL)
+    problem_add(scan, entry->file, entry->info, "model %s version %u is in %s already",
+                entry->info->name, entry->info->version, other->file);
+  else
+    problem_add(scan, entry->file, entry->info, "more than %d models", HALUT_CATALOG_MAX);
+  return false;
+}
+
+static bool is_unloaded(const struct halut_catalog *catalog, const char *name) {
+  for (uint32_t i = 0; catalog != NULL && i < catalog->note_count; i++)
+    if (catalog->notes[i].is_unloaded && strcmp(catalog->notes[i].name, name) == 0)
+      return true;
+  return false;
+}
+
+static void unloaded_note(struct halut_catalog *made, const struct halut_entry *entry) {
+  struct halut_note *note = note_add(made, entry->file, entry->info);
+  if (note == NULL)
+    return;
+  note->is_unloaded = true;
+  snprintf(note->reason, sizeof note->reason, "unloaded");
+}
+
+static void file_add(struct scan *scan, const char *file) {
   char path[1024];
   struct stat status;
   struct halut_diag diag = {0};
-  struct halut_entry *entry = entry_of_file(old, file);
-  bool is_new = false;
-  snprintf(path, sizeof path, "%s/%s", made->options.directory, file);
+  struct halut_entry *entry = entry_of_file(scan->old, file), *fresh = NULL;
+  snprintf(path, sizeof path, "%s/%s", scan->made->options.directory, file);
   if (stat(path, &status) != 0) {
-    ++*problems;
-    report_line(report, "%s: %s\n", path, strerror(errno));
+    problem_add(scan, file, NULL, "%s", strerror(errno));
     return;
   }
   if (entry == NULL || !is_unchanged(entry, &status)) {
-    struct halut_entry *fresh = NULL;
-    int error = entry_open(&made->options, file, &status, &fresh, &diag);
-    if (error != HALUT_OK) {
-      ++*problems;
-      report_line(report, "%s: %s (%s)%s\n", path, diag.text, halut_error_name(error),
-                  entry != NULL ? "; the one being served stays" : "");
-    } else {
+    int error = entry_open(&scan->made->options, file, &status, &fresh, &diag);
+    if (error != HALUT_OK)
+      problem_add(scan, file, entry != NULL ? entry->info : NULL, "%s (%s)%s", diag.text,
+                  halut_error_name(error), entry != NULL ? "; the one being served stays" : "");
+    else
       entry = fresh;
-      is_new = true;
-    }
   }
   if (entry == NULL)
     return;
-  const struct halut_entry *other = twin(made, entry);
-  if (other == NULL && made->count < HALUT_CATALOG_MAX) {
-    entry->references++;
-    made->entries[made->count++] = entry;
+  if (fresh != NULL && scan->only == NULL && is_unloaded(scan->old, entry->info->name))
+    unloaded_note(scan->made, entry);
+  else if (entry_share(scan, entry))
+    return;
+  entry_close(fresh);
+}
+
+/* The name in a file that is not served, or if it has none, that of the file. */
+static bool is_of_model(const struct scan *scan, const char *file) {
+  char path[1024];
+  struct halut_model *model = NULL;
+  size_t bytes = strlen(file) - (sizeof ending - 1);
+  snprintf(path, sizeof path, "%s/%s", scan->made->options.directory, file);
+  bool is_same = halut_model_open(path, &model, NULL) == HALUT_OK
+                     ? strcmp(halut_model_info(model)->name, scan->only) == 0
+                     : strlen(scan->only) == bytes && memcmp(scan->only, file, bytes) == 0;
+  halut_model_close(model);
+  return is_same;
+}
+
+/* One file of a directory where a single model is looked at. */
+static void file_add_only(struct scan *scan, const char *file) {
+  struct halut_entry *entry = entry_of_file(scan->old, file);
+  bool is_wanted =
+      entry != NULL ? strcmp(entry->info->name, scan->only) == 0 : is_of_model(scan, file);
+  if (is_wanted) {
+    file_add(scan, file);
     return;
   }
-  ++*problems;
-  if (other != NULL)
-    report_line(report, "%s: model %s version %u is in %s already\n", path, entry->info->name,
-                entry->info->version, other->file);
+  if (entry != NULL)
+    entry_share(scan, entry);
+  note_copy(scan->made, halut_catalog_note(scan->old, file));
+}
+
+static void file_consider(struct scan *scan, const char *file) {
+  const struct halut_note *note = halut_catalog_note(scan->old, file);
+  if (scan->only != NULL)
+    file_add_only(scan, file);
+  else if (note != NULL && note->is_unloaded)
+    note_copy(scan->made, note);
   else
-    report_line(report, "%s: more than %d models\n", path, HALUT_CATALOG_MAX);
-  if (is_new)
-    entry_close(entry);
+    file_add(scan, file);
 }
 
 static int is_model_file(const struct dirent *item) {
   size_t bytes = strlen(item->d_name);
-  static const char ending[] = ".safetensors";
   return item->d_name[0] != '.' && bytes >= sizeof ending && bytes < 256 &&
          strcmp(item->d_name + bytes - (sizeof ending - 1), ending) == 0;
+}
+
+static struct halut_catalog *catalog_new(const struct halut_catalog_options *options,
+                                         struct halut_diag *diag) {
+  struct halut_catalog *made = calloc(1, sizeof *made);
+  if (made == NULL) {
+    halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the catalogue");
+    return NULL;
+  }
+  made->references = 1;
+  made->options = *options;
+  return made;
+}
+
+static int scan_run(struct scan *scan, const struct halut_catalog_options *options,
+                    struct halut_diag *diag) {
+  struct dirent **items = NULL;
+  scan->report[0] = '\0';
+  int count = scandir(options->directory, &items, is_model_file, alphasort);
+  if (count < 0)
+    return halut_fail(diag, HALUT_EIO, 0, "model directory %s: %s", options->directory,
+                      strerror(errno));
+  scan->made = catalog_new(options, diag);
+  for (int i = 0; i < count; i++) {
+    if (scan->made != NULL)
+      file_consider(scan, items[i]->d_name);
+    free(items[i]);
+  }
+  free(items);
+  return scan->made != NULL ? HALUT_OK : HALUT_ENOMEM;
+}
+
+static bool is_any_unloaded(const struct halut_catalog *catalog) {
+  for (uint32_t i = 0; i < catalog->note_count; i++)
+    if (catalog->notes[i].is_unloaded)
+      return true;
+  return false;
 }
 
 int halut_catalog_open(const struct halut_catalog_options *options, struct halut_catalog *old,
                        struct halut_catalog **out, uint32_t *problems_out, char *report,
                        struct halut_diag *diag) {
-  struct dirent **items = NULL;
-  report[0] = '\0';
-  *problems_out = 0;
-  int count = scandir(options->directory, &items, is_model_file, alphasort);
-  if (count < 0)
-    return halut_fail(diag, HALUT_EIO, 0, "model directory %s: %s", options->directory,
-                      strerror(errno));
-  struct halut_catalog *made = calloc(1, sizeof *made);
-  if (made != NULL) {
-    made->references = 1;
-    made->options = *options;
-  }
-  for (int i = 0; i < count; i++) {
-    if (made != NULL)
-      add_file(made, old, items[i]->d_name, problems_out, report);
-    free(items[i]);
-  }
-  free(items);
-  if (made == NULL)
-    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the catalogue");
-  if (made->count == 0) {
-    free(made);
+  struct scan scan = {.old = old, .report = report};
+  int error = scan_run(&scan, options, diag);
+  *problems_out = scan.problems;
+  if (error != HALUT_OK)
+    return error;
+  if (scan.made->count == 0 && !is_any_unloaded(scan.made)) {
+    halut_catalog_drop(scan.made);
     return halut_fail(diag, HALUT_ENOTFOUND, 0, "no model to serve in %s (*.safetensors)",
                       options->directory);
   }
+  *out = scan.made;
+  return HALUT_OK;
+}
+
+int halut_catalog_load(struct halut_catalog *old, const char *name, struct halut_catalog **out,
+                       uint32_t *problems_out, char *report, struct halut_diag *diag) {
+  struct scan scan = {.old = old, .only = name, .report = report};
+  int error = scan_run(&scan, &old->options, diag);
+  *problems_out = scan.problems;
+  if (error != HALUT_OK)
+    return error;
+  if (halut_catalog_named(scan.made, name, 0) == NULL && scan.problems == 0) {
+    halut_catalog_drop(scan.made);
+    return halut_fail(diag, HALUT_ENOTFOUND, 0, "no file of the model directory holds it");
+  }
+  *out = scan.made;
+  return HALUT_OK;
+}
+
+int halut_catalog_unload(struct halut_catalog *old, const char *name, struct halut_catalog **out,
+                         struct halut_diag *diag) {
+  if (halut_catalog_named(old, name, 0) == NULL)
+    return halut_fail(diag, HALUT_ENOTFOUND, 0, "it is not loaded");
+  struct halut_catalog *made = catalog_new(&old->options, diag);
+  if (made == NULL)
+    return HALUT_ENOMEM;
+  for (uint32_t i = 0; i < old->count; i++) {
+    struct halut_entry *entry = old->entries[i];
+    if (strcmp(entry->info->name, name) != 0) {
+      entry->references++;
+      made->entries[made->count++] = entry;
+      continue;
+    }
+    unloaded_note(made, entry);
+  }
+  for (uint32_t i = 0; i < old->note_count; i++)
+    if (halut_catalog_note(made, old->notes[i].file) == NULL)
+      note_copy(made, &old->notes[i]);
   *out = made;
   return HALUT_OK;
 }

@@ -7,6 +7,8 @@
 #ifndef HALUT_CATALOG_H
 #define HALUT_CATALOG_H
 
+#include <stdbool.h>
+
 #include "../models/session.h"
 
 enum { HALUT_BACKENDS_OPEN_MAX = 2, HALUT_CATALOG_MAX = 64, HALUT_REPORT_MAX = 8192 };
@@ -35,20 +37,43 @@ struct halut_entry {
   uint64_t stamp[3]; /* size, time and inode of the file: a reload keeps what did not change */
 };
 
+/* What the last look at a file left to say: why it is not served, or an older state of it. */
+struct halut_note {
+  char name[HALUT_NAME_MAX]; /* of the model, or if that is not known of the file without ending */
+  uint32_t version;          /* 0: not known */
+  bool is_unloaded;          /* by halut_catalog_unload: stays out until it is loaded by name */
+  char file[256], reason[256];
+};
+
 struct halut_catalog {
   uint32_t references; /* loop thread */
   struct halut_catalog_options options; /* its strings are borrowed */
   uint32_t count;
   struct halut_entry *entries[HALUT_CATALOG_MAX];
+  uint32_t note_count;
+  struct halut_note notes[HALUT_CATALOG_MAX]; /* more files than this get none */
 };
 
-/* Opens every model file. `old` (or NULL): entries whose file has not changed are shared, and one
- * whose file no longer opens is kept as it was. *problems_out says how many files were refused;
- * `report` (HALUT_REPORT_MAX bytes) has a line for each. HALUT_ENOMEM, HALUT_EIO (no directory),
- * HALUT_ENOTFOUND (nothing to serve). Any thread, while nobody changes `old`. */
+/* Opens every model file but those that were unloaded. `old` (or NULL): entries whose file has not
+ * changed are shared, and one whose file no longer opens is kept as it was. *problems_out says how
+ * many files were refused; `report` (HALUT_REPORT_MAX bytes) has a line for each. HALUT_ENOMEM,
+ * HALUT_EIO (no directory), HALUT_ENOTFOUND (nothing to serve). Any thread, while nobody changes
+ * `old`. */
 int halut_catalog_open(const struct halut_catalog_options *options, struct halut_catalog *old,
                        struct halut_catalog **out, uint32_t *problems_out, char *report,
                        struct halut_diag *diag) __attribute__((warn_unused_result));
+
+/* The same for the files of one model: it is opened if it was not served, and anew if its file has
+ * changed; the others stay as they are. HALUT_ENOTFOUND if no file holds it; problems with its
+ * files as above. */
+int halut_catalog_load(struct halut_catalog *old, const char *name, struct halut_catalog **out,
+                       uint32_t *problems_out, char *report, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
+/* `old` without any version of that model. HALUT_ENOTFOUND, HALUT_ENOMEM. */
+int halut_catalog_unload(struct halut_catalog *old, const char *name, struct halut_catalog **out,
+                         struct halut_diag *diag) __attribute__((warn_unused_result));
+/* The note on that file, or NULL. */
+const struct halut_note *halut_catalog_note(const struct halut_catalog *catalog, const char *file);
 
 /* Loop thread. Released at 0. */
 struct halut_catalog *halut_catalog_hold(struct halut_catalog *catalog);

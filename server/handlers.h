@@ -17,11 +17,15 @@ halut_handler_fn halut_handle_models, halut_handle_model;
 /* ---- inference.c: pictures and matrices ---- */
 halut_handler_fn halut_handle_classify, halut_handle_matmul;
 
-/* ---- v2.c, v2_stats.c: the Open Inference Protocol ---- */
+/* ---- repository.c: which models are served ---- */
+halut_handler_fn halut_handle_reload, halut_handle_v2_index, halut_handle_v2_load,
+    halut_handle_v2_unload;
+
+/* ---- v2.c, v2_stats.c, v2_logging.c: the Open Inference Protocol ---- */
 halut_handler_fn halut_handle_v2_server, halut_handle_v2_live, halut_handle_v2_ready,
     halut_handle_v2_models, halut_handle_v2_model, halut_handle_v2_model_ready,
     halut_handle_v2_config, halut_handle_v2_infer, halut_handle_v2_stats,
-    halut_handle_v2_model_stats;
+    halut_handle_v2_model_stats, halut_handle_v2_logging, halut_handle_v2_logging_set;
 /* The model and version that the path names; NULL after an answer. */
 struct halut_entry *halut_v2_entry(struct halut_app *app, struct halut_request *request);
 /* ---- dialects.c: the paths of other servers ---- */

@@ -282,6 +282,7 @@ int main(int argc, char **argv) {
   app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers
                 : cores > 0            ? (uint32_t)cores
                                        : 1;
+  halut_app_log_open(&app);
   app.access_log = access_open(&app.config, &problems);
   models_open(&app, &problems);
   access_check(&app, &problems);

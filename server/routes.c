@@ -14,6 +14,7 @@ const struct halut_route halut_routes[] = {
     {HALUT_GET, "/v1/models/{}/versions/{}", halut_handle_model, false, HALUT_INFER},
     {HALUT_POST | HALUT_PUT, "/v1/classify", halut_handle_classify, true, HALUT_INFER},
     {HALUT_POST, "/v1/matmul", halut_handle_matmul, true, HALUT_INFER},
+    {HALUT_POST, "/v1/reload", halut_handle_reload, false, HALUT_ADMIN},
 
     {HALUT_GET, "/v2", halut_handle_v2_server, false, HALUT_OPEN},
     {HALUT_GET, "/v2/", halut_handle_v2_server, false, HALUT_OPEN},
@@ -31,6 +32,11 @@ const struct halut_route halut_routes[] = {
     {HALUT_GET, "/v2/models/{}/versions/{}/stats", halut_handle_v2_model_stats, false, HALUT_INFER},
     {HALUT_POST, "/v2/models/{}/infer", halut_handle_v2_infer, true, HALUT_INFER},
     {HALUT_POST, "/v2/models/{}/versions/{}/infer", halut_handle_v2_infer, true, HALUT_INFER},
+    {HALUT_POST, "/v2/repository/index", halut_handle_v2_index, true, HALUT_INFER},
+    {HALUT_POST, "/v2/repository/models/{}/load", halut_handle_v2_load, true, HALUT_ADMIN},
+    {HALUT_POST, "/v2/repository/models/{}/unload", halut_handle_v2_unload, true, HALUT_ADMIN},
+    {HALUT_GET, "/v2/logging", halut_handle_v2_logging, false, HALUT_INFER},
+    {HALUT_POST, "/v2/logging", halut_handle_v2_logging_set, false, HALUT_ADMIN},
 
     {HALUT_POST | HALUT_PUT, "/predictions/{}", halut_handle_predictions, true, HALUT_INFER},
     {HALUT_POST | HALUT_PUT, "/predictions/{}/{}", halut_handle_predictions, true, HALUT_INFER},

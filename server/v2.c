@@ -14,8 +14,8 @@ void halut_handle_v2_server(void *self, struct halut_request *request) {
   halut_json_out_string(&out, app->config.server_name);
   halut_json_out_format(&out,
                         ",\"version\":\"" HALUT_VERSION "\",\"extensions\":[\"classification\","
-                        "\"binary_tensor_data\",\"model_configuration\",\"parameters\","
-                        "\"statistics\"]}");
+                        "\"model_repository\",\"model_configuration\",\"binary_tensor_data\","
+                        "\"parameters\",\"statistics\",\"logging\"]}");
   halut_answer(request, 200, "application/json", &out);
 }
 
@@ -28,11 +28,14 @@ void halut_handle_v2_live(void *self, struct halut_request *request) {
 
 /* Some clients look at "live" here, some at "ready", some at the status alone. */
 static void not_ready(const struct halut_app *app, struct halut_request *request,
-                      const char *members) {
+                      const char *members, const char *reason) {
   struct halut_json_out out = {0};
   struct halut_reply reply = {.status = 503, .type = "application/json", .owned = true};
-  halut_json_out_format(&out, "{%s,\"ready\":false,\"error\":\"%s\"}", members,
-                        app->draining ? "shutting down" : "no model is loaded yet");
+  halut_json_out_format(&out, "{%s,\"ready\":false,\"error\":", members);
+  if (app->draining)
+    reason = "shutting down";
+  halut_json_out_string(&out, reason != NULL ? reason : "no model is loaded yet");
+  halut_json_out_format(&out, "}");
   reply.body = halut_json_out_take(&out, &reply.bytes);
   halut_reply_header(&reply, "Retry-After", "1");
   if (reply.body == NULL)
@@ -45,7 +48,7 @@ void halut_handle_v2_ready(void *self, struct halut_request *request) {
   const struct halut_app *app = self;
   struct halut_json_out out = {0};
   if (!halut_app_is_ready(app)) {
-    not_ready(app, request, "\"live\":true");
+    not_ready(app, request, "\"live\":true", NULL);
     return;
   }
   halut_json_out_format(&out, "{\"live\":true,\"ready\":true}");
@@ -69,23 +72,37 @@ static bool version_read(const char *text, size_t bytes, uint32_t *out) {
   return version > 0 && version <= UINT32_MAX;
 }
 
+/* What the path of a request names. */
+struct named {
+  char name[HALUT_NAME_MAX]; /* cut if too long for a model */
+  uint32_t version;          /* 0: the newest */
+  bool is_possible;          /* as a name and a version */
+};
+
+static struct named named_read(const struct halut_request *request) {
+  struct named named;
+  size_t bytes = request->capture[0].bytes;
+  snprintf(named.name, sizeof named.name, "%.*s", (int)bytes, request->capture[0].text);
+  named.is_possible =
+      version_read(request->capture[1].text, request->capture[1].bytes, &named.version) &&
+      bytes < sizeof named.name;
+  return named;
+}
+
 struct halut_entry *halut_v2_entry(struct halut_app *app, struct halut_request *request) {
-  char name[HALUT_NAME_MAX];
-  uint32_t version;
-  size_t name_bytes = request->capture[0].bytes, version_bytes = request->capture[1].bytes;
+  struct named named = named_read(request);
   struct halut_entry *entry = NULL;
   if (app->catalog == NULL) {
     halut_request_error(request, 503, "no model is loaded yet");
     return NULL;
   }
-  snprintf(name, sizeof name, "%.*s", (int)name_bytes, request->capture[0].text);
-  if (name_bytes < sizeof name && version_read(request->capture[1].text, version_bytes, &version))
-    entry = halut_catalog_named(app->catalog, name, version);
-  if (entry == NULL && version_bytes > 0)
+  if (named.is_possible)
+    entry = halut_catalog_named(app->catalog, named.name, named.version);
+  if (entry == NULL && request->capture[1].bytes > 0)
     halut_request_error(request, 404, "Request for unknown model: '%s' version %.*s is not found",
-                        name, (int)version_bytes, request->capture[1].text);
+                        named.name, (int)request->capture[1].bytes, request->capture[1].text);
   else if (entry == NULL)
-    halut_request_error(request, 404, "Request for unknown model: '%s' is not found", name);
+    halut_request_error(request, 404, "Request for unknown model: '%s' is not found", named.name);
   return entry;
 }
 
@@ -105,20 +122,38 @@ void halut_handle_v2_models(void *self, struct halut_request *request) {
   halut_answer(request, 200, "application/json", &out);
 }
 
+/* Why a model that has a file is not served; NULL if it is served, or has none. */
+static const char *absence_of(const struct halut_catalog *catalog, const struct named *named) {
+  if (catalog == NULL || !named->is_possible ||
+      halut_catalog_named(catalog, named->name, named->version) != NULL)
+    return NULL;
+  for (uint32_t i = 0; i < catalog->note_count; i++)
+    if (strcmp(catalog->notes[i].name, named->name) == 0 &&
+        (named->version == 0 || named->version == catalog->notes[i].version))
+      return catalog->notes[i].reason;
+  return NULL;
+}
+
 void halut_handle_v2_model_ready(void *self, struct halut_request *request) {
   struct halut_app *app = self;
-  const struct halut_entry *entry = halut_v2_entry(app, request);
-  char name[HALUT_NAME_MAX + 16];
+  struct named named = named_read(request);
+  const char *absence = absence_of(app->catalog, &named);
   struct halut_json_out out = {0};
-  if (entry == NULL)
+  size_t bytes;
+  if (absence == NULL && halut_v2_entry(app, request) == NULL)
     return;
-  snprintf(name, sizeof name, "\"name\":\"%s\"", entry->info->name);
-  if (!halut_app_is_ready(app)) {
-    not_ready(app, request, name);
-    return;
+  halut_json_out_format(&out, "\"name\":");
+  halut_json_out_string(&out, named.name);
+  char *members = halut_json_out_take(&out, &bytes);
+  if (members == NULL)
+    halut_request_error(request, 503, "no memory for the reply; try again");
+  else if (absence != NULL || !halut_app_is_ready(app))
+    not_ready(app, request, members, absence);
+  else {
+    halut_json_out_format(&out, "{%s,\"ready\":true}", members);
+    halut_answer(request, 200, "application/json", &out);
   }
-  halut_json_out_format(&out, "{%s,\"ready\":true}", name);
-  halut_answer(request, 200, "application/json", &out);
+  free(members);
 }
 
 static void tensor_print(const struct halut_v2_tensor *tensor, struct halut_json_out *out) {

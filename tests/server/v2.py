@@ -141,7 +141,8 @@ class Describing(Case):
             self.assertEqual(server["name"], 'my "server"')
             self.assertRegex(server["version"], r"^\d+\.\d+\.\d+$")
             self.assertEqual(len(server["extensions"]), len(set(server["extensions"])))
-            for word in ("binary_tensor_data", "classification", "statistics", "model_configuration", "parameters"):
+            for word in ("binary_tensor_data", "classification", "statistics", "model_configuration", "parameters",
+                         "model_repository", "logging"):
                 self.assertIn(word, server["extensions"])
 
     def test_health(self):
@@ -534,6 +535,188 @@ class Inferring(Case):
         body = json.dumps({"inputs": [tensor("image", self.sample(POOLS, 1))]}).encode()
         for kind in ("application/octet-stream", "application/x-www-form-urlencoded", "application/json"):
             self.assertEqual(self.ask("POST", f"/v2/models/{POOLS}/infer", body, [("Content-Type", kind)]).status, 200)
+
+
+class Repository(unittest.TestCase):
+    """Models come and go; `signal` and two versions of `golden-product-small`."""
+
+    def setUp(self):
+        self.other = tempfile.TemporaryDirectory()
+        small = os.path.join(GOLDEN, "product-small.safetensors")
+        self.daemon = Daemon(models=[PRODUCT, small, second_version(small, self.other.name)])
+        self.x = reference.random_input(*reference.load(small), 1, np.random.default_rng(1))
+
+    def tearDown(self):
+        self.other.cleanup()
+        self.assertEqual(self.daemon.stop(), 0)
+
+    def post(self, path, body=b"", headers=()):
+        if not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        return self.daemon.ask("POST", path, body, headers)
+
+    def refused(self, status, words, answer):
+        self.assertEqual(answer.status, status, answer.body[:300])
+        self.assertIn(words, answer.error())
+
+    def index(self, body=b""):
+        answer = self.post("/v2/repository/index", body)
+        self.assertEqual(answer.status, 200, answer.body)
+        return {(m["name"], m.get("version")): (m["state"], m["reason"]) for m in answer.json()}
+
+    def ready(self, model):
+        answer = self.daemon.ask("GET", f"/v2/models/{model}/ready")
+        return answer.status, answer.json().get("error")
+
+    def infer(self):
+        body = json.dumps({"inputs": [tensor("a", self.x)]}).encode()
+        return self.post(f"/v2/models/{SMALL}/infer", body)
+
+    def file(self, name, data):
+        path = os.path.join(self.daemon.folder, name)
+        with open(path + ".new", "wb") as file:
+            file.write(data)
+        os.rename(path + ".new", path)
+
+    def test_index(self):
+        served = {("signal", "1"): ("READY", ""), (SMALL, "1"): ("READY", ""), (SMALL, "2"): ("READY", "")}
+        self.assertEqual(self.index(), served)
+        self.assertEqual(self.index({"ready": True}), served)
+        self.assertEqual(self.index({"ready": False}), served)
+        for body in ({"ready": "yes"}, {"ready": 1}, {"ready": None}):
+            self.refused(400, "Invalid value for 'ready': expected a boolean", self.post("/v2/repository/index", body))
+        for body in (b"[]", b"x", b'{"ready":' + b"[" * 250000 + b"]" * 250000 + b"}"):
+            self.refused(400, "failed to parse the request JSON", self.post("/v2/repository/index", body))
+
+    def test_unload_and_load(self):
+        before = self.infer()
+        self.assertEqual(before.status, 200)
+        unloaded = self.post(f"/v2/repository/models/{SMALL}/unload", {"parameters": {"unload_dependents": False}})
+        self.assertEqual((unloaded.status, unloaded.json()), (200, {"name": SMALL, "unload": True}))
+        self.assertEqual(self.index(), {("signal", "1"): ("READY", ""), (SMALL, "1"): ("UNAVAILABLE", "unloaded"),
+                                        (SMALL, "2"): ("UNAVAILABLE", "unloaded")})
+        self.assertEqual(self.index({"ready": True}), {("signal", "1"): ("READY", "")})
+        self.refused(404, f"Request for unknown model: '{SMALL}' is not found", self.infer())
+        self.assertEqual(self.ready(SMALL), (503, "unloaded"))
+        self.assertEqual(self.daemon.ask("GET", f"/v2/models/{SMALL}/versions/3/ready").status, 404)
+        self.assertEqual(self.daemon.ask("GET", "/v2/health/ready").status, 200)
+        self.refused(404, "failed to unload", self.post(f"/v2/repository/models/{SMALL}/unload"))
+        loaded = self.post(f"/v2/repository/models/{SMALL}/load")
+        self.assertEqual((loaded.status, loaded.json()), (200, {"name": SMALL, "load": True}))
+        self.assertEqual(self.ready(SMALL), (200, None))
+        self.assertEqual(outputs_of(self.infer())["c"].tobytes(), outputs_of(before)["c"].tobytes())
+
+    def test_a_reload_leaves_unloaded_what_was_unloaded(self):
+        for name in ("signal", SMALL):
+            self.assertEqual(self.post(f"/v2/repository/models/{name}/unload").status, 200)
+        self.assertEqual(self.daemon.ask("GET", "/v2/models").json(), {"models": []})
+        answer = self.post("/v1/reload")
+        self.assertEqual((answer.status, answer.json()), (200, {"models": 0}))
+        self.assertEqual({state for state, _ in self.index().values()}, {"UNAVAILABLE"})
+        # a third version of a model that was unloaded is not served either
+        tensors, metadata = reference.load(os.path.join(self.daemon.folder, "second.safetensors"))
+        third = os.path.join(self.other.name, "third.safetensors")
+        reference.save(third, tensors, {**metadata, "halut.version": "3"})
+        with open(third, "rb") as file:
+            self.file("third.safetensors", file.read())
+        self.assertEqual(self.post("/v1/reload").json(), {"models": 0})
+        self.assertEqual(self.index()[(SMALL, "3")], ("UNAVAILABLE", "unloaded"))
+        self.assertEqual(self.post(f"/v2/repository/models/{SMALL}/load").status, 200)
+        self.assertEqual(self.index()[(SMALL, "3")], ("READY", ""))
+        self.assertEqual(self.index()[("signal", "1")], ("UNAVAILABLE", "unloaded"))
+
+    def test_load_looks_at_one_model_alone(self):
+        self.file("zz.safetensors", b"junk")
+        with open(os.path.join(GOLDEN, "product-one.safetensors"), "rb") as file:
+            self.file("one.safetensors", file.read())
+        self.assertEqual(self.post("/v2/repository/models/signal/load").status, 200)
+        self.assertEqual(sorted(self.daemon.ask("GET", "/v2/models").json()["models"]), sorted(["signal", SMALL]))
+        self.assertEqual(self.post("/v2/repository/models/golden-product-one/load").status, 200)
+        self.assertEqual(self.ready("golden-product-one"), (200, None))
+        self.refused(400, "failed to load 'zz', ", self.post("/v2/repository/models/zz/load"))
+        status, reason = self.ready("zz")
+        self.assertEqual(status, 503)
+        self.assertIn("HALUT_EFORMAT", reason)
+
+    def test_a_failed_load_keeps_the_old_model(self):
+        before = outputs_of(self.infer())["c"]
+        self.file("second.safetensors", b"broken")
+        answer = self.post(f"/v2/repository/models/{SMALL}/load")
+        self.refused(400, f"failed to load '{SMALL}', ", answer)
+        self.assertIn("second.safetensors", answer.error())
+        self.assertIn("the one being served stays", answer.error())
+        state, reason = self.index()[(SMALL, "2")]
+        self.assertEqual(state, "READY")
+        self.assertIn("the one being served stays", reason)
+        np.testing.assert_array_equal(outputs_of(self.infer())["c"], before)
+        self.refused(422, "second.safetensors", self.post("/v1/reload"))
+        np.testing.assert_array_equal(outputs_of(self.infer())["c"], before)
+
+    def test_refused_loads(self):
+        for name in ("nobody", "...", "..my_model", "model..1"):
+            self.refused(404, f"failed to load '{name}', no file", self.post(f"/v2/repository/models/{name}/load"))
+            self.refused(404, f"failed to unload '{name}'", self.post(f"/v2/repository/models/{name}/unload"))
+        self.refused(404, "so long a name", self.post(f"/v2/repository/models/{'n' * 64}/load"))
+        for name in ("..%2F..%2Fetc", "a%2Fb", "%2e%2e/x"):
+            self.assertEqual(self.post(f"/v2/repository/models/{name}/load").status, 404)
+        for body in ({"parameters": {"config": "{}"}}, {"parameters": {"file:1/model.onnx": "QUJD"}}):
+            self.refused(400, "failed to load 'signal', 'config' and 'file:'",
+                         self.post("/v2/repository/models/signal/load", body))
+        self.refused(400, "must be an object", self.post("/v2/repository/models/signal/load", {"parameters": 1}))
+        self.refused(400, "'unload_dependents' must be a boolean",
+                     self.post("/v2/repository/models/signal/unload", {"parameters": {"unload_dependents": 1}}))
+        self.refused(400, "JSON", self.post("/v2/repository/models/signal/load", b"{"))
+        self.refused(400, "JSON", self.post("/v2/repository/models/signal/load",
+                                            {"parameters": {"file:1/x": "A" * 100000}}))
+        self.assertEqual(self.ready("signal"), (200, None))
+
+    def test_one_load_at_a_time(self):
+        # Many at once: each is done or told to come again, and the last state is whole.
+        with_all = [self.daemon.connect() for _ in range(8)]
+        request = f"POST /v2/repository/models/{SMALL}/load HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+        for connection in with_all:
+            connection.sendall(request)
+        answers = [read_answer(connection) for connection in with_all]
+        for connection in with_all:
+            connection.close()
+        self.assertIn(200, [a.status for a in answers])
+        for answer in answers:
+            if answer.status != 200:
+                self.refused(503, "a reload is under way", answer)
+                self.assertIn("retry-after", answer.headers)
+        self.assertEqual(len(self.index({"ready": True})), 3)
+
+    def test_pages_of_other_sites_change_nothing(self):
+        for path in ("/v1/reload", "/v2/repository/models/signal/unload", "/v2/logging"):
+            answer = self.post(path, b"", [("Origin", "https://elsewhere.example")])
+            self.assertEqual(answer.status, 403, path)
+        self.assertEqual(self.ready("signal"), (200, None))
+
+    def test_logging(self):
+        settings = {"log_file": "", "log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0,
+                    "log_format": "default"}
+        self.assertEqual(self.daemon.ask("GET", "/v2/logging").json(), settings)
+        settings.update(log_info=False, log_verbose_level=3)
+        answer = self.post("/v2/logging", {"log_info": False, "log_verbose_level": 3})
+        self.assertEqual((answer.status, answer.json()), (200, settings))
+        self.assertEqual(self.daemon.ask("GET", "/v2/logging").json(), settings)
+        quiet = self.daemon.said()
+        self.assertEqual(self.post("/v1/reload").status, 200)
+        self.assertEqual(self.daemon.said(), quiet)
+        settings.update(log_info=True, log_format="ISO8601")
+        self.assertEqual(self.post("/v2/logging", {"log_info": True, "log_format": "ISO8601"}).json(), settings)
+        self.assertEqual(self.post("/v1/reload").status, 200)
+        self.assertRegex(self.daemon.said()[len(quiet):],
+                         r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z halutd: reloaded: 3 models\n$")
+        for words, body in (("log_info: must be true or false", {"log_info": 1}),
+                            ("log_inf: unknown member", {"log_inf": True}),
+                            ("log_verbose_level: must be an integer", {"log_verbose_level": -1}),
+                            ("log_file: cannot be changed", {"log_file": "/tmp/x"}),
+                            ("log_format: must be", {"log_format": "xml"}), ("JSON", b""), ("JSON", b"[]"),
+                            ("log_format: must be", {"log_error": False, "log_format": "xml"})):
+            self.refused(400, words, self.post("/v2/logging", body))
+        self.assertEqual(self.daemon.ask("GET", "/v2/logging").json(), settings)
+        self.assertEqual(self.post("/v2/logging", {}).json(), settings)
 
 
 class Backends(Case):

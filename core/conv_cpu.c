@@ -202,7 +202,8 @@ static void run_images(const struct halut_conv_cpu *cpu, const struct halut_pack
   const size_t image_bytes = (size_t)conv->channels * conv->height * conv->width;
   const size_t pooled =
       (size_t)(conv->out_h / epilogue->pool) * (conv->out_w / epilogue->pool) * lut->outputs;
-  const size_t rows = halut_pad_rows(count * cpu->positions);
+  const size_t rows =
+      (count * cpu->positions + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
   for (uint32_t c = 0; c < lut->codebooks; c++)
     for (uint32_t i = 0; i < count; i++)
       encode_part(cpu, lut, kernels, scratch, batch, images + i * image_bytes, c, 0, cpu->masked,

@@ -14,7 +14,10 @@
 #include "halut.h"
 #include "pack.h"
 
-enum { HALUT_DENSE_BLOCK = 32 }; /* positions that a dense kernel computes at once */
+enum {
+  HALUT_DENSE_BLOCK = 32, /* positions that a dense kernel computes at once */
+  HALUT_SUM_ROWS = 16     /* accumulate takes a multiple of this many rows: one 4x4 map is enough */
+};
 
 /* encode: the codes of one codebook at `rows` positions (a multiple of HALUT_ROW_BLOCK).
  * Level l of the tree reads source[l][row] & mask[l][row]; a NULL `mask` is all ones. Codes are
@@ -24,7 +27,7 @@ typedef void halut_encode_fn(const uint8_t *const source[HALUT_LEVELS], const ui
                           size_t stride);
 
 /* accumulate: sums of table entries over one block of codes, [codebooks][HALUT_CODE_BLOCK], of
- * which the first `rows` (a multiple of HALUT_ROW_BLOCK, at most HALUT_CODE_BLOCK) are wanted.
+ * which the first `rows` (a multiple of HALUT_SUM_ROWS, at most HALUT_CODE_BLOCK) are wanted.
  * `arrange` (optional, NULL) reorders a block in place, once, before `sum` and `map` read it.
  * `sum`: acc[m * stride + row], exact.
  * `map`: out[m * stride + row] = requantised sum, exact; `rows` bytes an output are written. */

@@ -8,7 +8,8 @@
  * words (mod 2^16: even + 256 * odd) and, apart, their odd bytes; in the end even = words - 256 *
  * odd. Picking the odd bytes by vpmaddubsw with (0, 1) keeps the shuffle ports free. Live
  * registers: 8 sums, up to 4 tables, 1 constant, 2 temporaries. Bound by vector operations: 16 for
- * 128 lookups when nothing can be added as u8, 28 for 256 in pairs, 52 for 512 in fours. */
+ * 128 lookups when nothing can be added as u8, 28 for 256 in pairs, 52 for 512 in fours. The last
+ * 16 rows of a block are read two tables at a time, one in each half of a register. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -81,8 +82,12 @@ INLINE __m256i avx2_table(const uint8_t *table) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
 }
 
-INLINE __m256i avx2_odd(__m256i bytes) {
-  return _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(0x0100));
+/* The constant by which vpmaddubsw picks odd bytes, in a register: gcc 12 otherwise loads it at
+ * every use, and loads are what there are too few of. */
+INLINE __m256i avx2_pick_odd(void) {
+  __m256i pick = _mm256_set1_epi16(0x0100);
+  __asm__("" : "+x"(pick));
+  return pick;
 }
 
 /* `words` holds even + 256 * odd until the end. */
@@ -90,17 +95,18 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
                                  const uint8_t *codes, const int vectors) {
   const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
   const uint32_t *at = packed->at + run->entry;
-  const __m256i none = _mm256_setzero_si256();
+  const __m256i none = _mm256_setzero_si256(), pick = avx2_pick_odd();
   __m256i w0 = none, w1 = none, w2 = none, w3 = none, h0 = none, h1 = none, h2 = none, h3 = none;
 /* Tells the compiler that both sums are in registers here. gcc 12 otherwise copies or spills some
  * of them at each step, at 128 rows 8 to 18 % slower (core/PERFORMANCE.md). */
 #define KEEP(w, h) __asm__("" : "+x"(w), "+x"(h))
+#define ODD(bytes) _mm256_maddubs_epi16(bytes, pick)
 #define LOOKUP(t, c, v) _mm256_shuffle_epi8(t, avx2_load((c) + 32 * (v)))
 #define WIDEN(v, bytes)                                                                            \
   if ((v) < vectors) {                                                                             \
     __m256i sum = bytes;                                                                           \
     w##v = _mm256_add_epi16(w##v, sum);                                                            \
-    h##v = _mm256_add_epi16(h##v, avx2_odd(sum));                                                  \
+    h##v = _mm256_add_epi16(h##v, ODD(sum));                                                       \
     KEEP(w##v, h##v);                                                                              \
   }
 #define EACH(BYTES)                                                                                \
@@ -124,7 +130,20 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
 #define BYTES2(v) _mm256_add_epi8(LOOKUP(t0, c0, v), LOOKUP(t1, c1, v))
     EACH(BYTES2)
   }
-  for (uint32_t i = run->singles; i; i--, table += 16, at++) {
+  /* Fewer sums make a step too short for its own overhead: then two tables a step. */
+  for (uint32_t i = vectors < 4 ? run->singles / 2 : 0; i; i--, table += 32, at += 2) {
+    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
+    __m256i t0 = avx2_table(table), t1 = avx2_table(table + 16);
+#define WIDEN_TWO(v)                                                                               \
+  if ((v) < vectors) {                                                                             \
+    __m256i one = LOOKUP(t0, c0, v), two = LOOKUP(t1, c1, v);                                      \
+    w##v = _mm256_add_epi16(_mm256_add_epi16(w##v, one), two);                                     \
+    h##v = _mm256_add_epi16(_mm256_add_epi16(h##v, ODD(one)), ODD(two));                           \
+    KEEP(w##v, h##v);                                                                              \
+  }
+    WIDEN_TWO(0) WIDEN_TWO(1) WIDEN_TWO(2)
+  }
+  for (uint32_t i = vectors < 4 ? run->singles % 2 : run->singles; i; i--, table += 16, at++) {
     const uint8_t *c0 = codes + at[0];
     __m256i t0 = avx2_table(table);
 #define BYTES1(v) LOOKUP(t0, c0, v)
@@ -134,7 +153,9 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
 #undef BYTES2
 #undef BYTES1
 #undef EACH
+#undef WIDEN_TWO
 #undef WIDEN
+#undef ODD
 #undef LOOKUP
 #undef KEEP
   struct avx2_sums sums = {.odd = {h0, h1, h2, h3}};
@@ -143,6 +164,53 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
   sums.even[2] = _mm256_sub_epi16(w2, _mm256_slli_epi16(h2, 8));
   sums.even[3] = _mm256_sub_epi16(w3, _mm256_slli_epi16(h3, 8));
   return sums;
+}
+
+/* Sums of 16 rows: even and odd rows apart, u16. */
+struct avx2_half {
+  __m128i even, odd;
+};
+
+INLINE __m256i avx2_two(const uint8_t *low, const uint8_t *high) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
+                                 _mm_loadu_si128((const __m128i *)high), 1);
+}
+
+/* 16 rows fill half a register, so two tables, which lie side by side, are read at once. Only
+ * fours are added as u8, and then as two and two; pairing across halves costs what it saves. */
+INLINE struct avx2_half avx2_run_half(const struct halut_packed *packed,
+                                      const struct halut_run *run, const uint8_t *codes) {
+  const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
+  const uint32_t *at = packed->at + run->entry;
+  const __m256i pick = avx2_pick_odd();
+  __m256i words = _mm256_setzero_si256(), odd = words;
+  for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
+    __m256i one = avx2_two(codes + at[0], codes + at[1]);
+    __m256i two = avx2_two(codes + at[2], codes + at[3]);
+    __m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(avx2_load(table), one),
+                                  _mm256_shuffle_epi8(avx2_load(table + 32), two));
+    words = _mm256_add_epi16(words, sum);
+    odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(sum, pick));
+  }
+  uint32_t left = 2 * run->pairs + run->singles;
+  for (; left >= 4; left -= 4, table += 64, at += 4) {
+    __m256i one = _mm256_shuffle_epi8(avx2_load(table), avx2_two(codes + at[0], codes + at[1]));
+    __m256i two =
+        _mm256_shuffle_epi8(avx2_load(table + 32), avx2_two(codes + at[2], codes + at[3]));
+    words = _mm256_add_epi16(words, _mm256_add_epi16(one, two));
+    odd = _mm256_add_epi16(odd, _mm256_add_epi16(_mm256_maddubs_epi16(one, pick),
+                                                 _mm256_maddubs_epi16(two, pick)));
+  }
+  for (; left; left--, table += 16, at++) {
+    __m128i one = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)table),
+                                   _mm_loadu_si128((const __m128i *)(codes + at[0])));
+    words = _mm256_add_epi16(words, _mm256_zextsi128_si256(one));
+    odd = _mm256_add_epi16(odd, _mm256_zextsi128_si256(_mm_srli_epi16(one, 8)));
+  }
+  words = _mm256_sub_epi16(words, _mm256_slli_epi16(odd, 8));
+  return (struct avx2_half){
+      _mm_add_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)),
+      _mm_add_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256(odd, 1))};
 }
 
 /* 16 u16 in row order, plus `base`, into (first) or onto acc. */
@@ -175,16 +243,28 @@ INLINE void avx2_sum_rows(const struct halut_packed *packed, uint32_t m, const u
   }
 }
 
+INLINE void avx2_sum_half(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+                          int32_t *acc) {
+  uint32_t start = packed->run_start[m];
+  for (uint32_t r = start; r < packed->run_start[m + 1]; r++) {
+    struct avx2_half sums = avx2_run_half(packed, &packed->run[r], codes);
+    avx2_put(_mm_unpacklo_epi16(sums.even, sums.odd), _mm_unpackhi_epi16(sums.even, sums.odd),
+             _mm256_set1_epi32(packed->run[r].base), r == start, acc);
+  }
+}
+
+static void avx2_sum_output(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+                            uint32_t rows, int32_t *acc) {
+  if (rows & 128) avx2_sum_rows(packed, m, codes, 4, acc);
+  if (rows & 64) avx2_sum_rows(packed, m, codes, 2, acc);
+  if (rows & 32) avx2_sum_rows(packed, m, codes + (rows & 64), 1, acc + (rows & 64));
+  if (rows & 16) avx2_sum_half(packed, m, codes + (rows & 96), acc + (rows & 96));
+}
+
 static void avx2_sum(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                      int32_t *acc, size_t stride) {
-  for (uint32_t m = 0; m < packed->lut->outputs; m++, acc += stride) {
-    if (rows == 128) {
-      avx2_sum_rows(packed, m, codes, 4, acc);
-      continue;
-    }
-    if (rows & 64) avx2_sum_rows(packed, m, codes, 2, acc);
-    if (rows & 32) avx2_sum_rows(packed, m, codes + (rows & 64), 1, acc + (rows & 64));
-  }
+  for (uint32_t m = 0; m < packed->lut->outputs; m++, acc += stride)
+    avx2_sum_output(packed, m, codes, rows, acc);
 }
 
 /* clamp(sum + bias, 0, 65535) of u16 sums is one saturating subtraction and one saturating
@@ -198,17 +278,21 @@ INLINE __m256i avx2_requant(__m256i sum, struct avx2_scale s) {
   return _mm256_min_epu16(_mm256_mulhi_epu16(sum, s.scale), _mm256_set1_epi16(255));
 }
 
+INLINE struct avx2_scale avx2_scale_make(int64_t bias, uint16_t scale) {
+  int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
+  less = less < UINT16_MAX ? less : UINT16_MAX;
+  more = more < UINT16_MAX ? more : UINT16_MAX;
+  return (struct avx2_scale){_mm256_set1_epi16((short)(uint16_t)less),
+                             _mm256_set1_epi16((short)(uint16_t)more),
+                             _mm256_set1_epi16((short)scale)};
+}
+
 /* The output has one run. */
 INLINE void avx2_map_rows(const struct halut_packed *packed, const struct halut_run *run,
                           const uint8_t *codes, const int vectors, int64_t bias, uint16_t scale,
                           uint8_t *out) {
   struct avx2_sums sums = avx2_run(packed, run, codes, vectors);
-  int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
-  less = less < UINT16_MAX ? less : UINT16_MAX;
-  more = more < UINT16_MAX ? more : UINT16_MAX;
-  const struct avx2_scale s = {_mm256_set1_epi16((short)(uint16_t)less),
-                               _mm256_set1_epi16((short)(uint16_t)more),
-                               _mm256_set1_epi16((short)scale)};
+  const struct avx2_scale s = avx2_scale_make(bias, scale);
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; v++) {
     __m256i even = avx2_requant(sums.even[v], s), odd = avx2_requant(sums.odd[v], s);
@@ -217,15 +301,22 @@ INLINE void avx2_map_rows(const struct halut_packed *packed, const struct halut_
   }
 }
 
+INLINE void avx2_map_half(const struct halut_packed *packed, const struct halut_run *run,
+                          const uint8_t *codes, int64_t bias, uint16_t scale, uint8_t *out) {
+  struct avx2_half sums = avx2_run_half(packed, run, codes);
+  __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(sums.even), sums.odd, 1);
+  both = avx2_requant(both, avx2_scale_make(bias, scale));
+  __m128i odd = _mm_slli_epi16(_mm256_extracti128_si256(both, 1), 8);
+  _mm_storeu_si128((__m128i *)out, _mm_or_si128(_mm256_castsi256_si128(both), odd));
+}
+
 static void avx2_map(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                      const struct halut_requant *requant, uint8_t *out, size_t stride) {
   for (uint32_t m = 0; m < packed->lut->outputs; m++, out += stride) {
     uint32_t start = packed->run_start[m];
     if (packed->run_start[m + 1] - start > 1) { /* the sum may not fit a u16 */
       _Alignas(32) int32_t acc[HALUT_CODE_BLOCK];
-      if (rows & 128) avx2_sum_rows(packed, m, codes, 4, acc);
-      if (rows & 64) avx2_sum_rows(packed, m, codes, 2, acc);
-      if (rows & 32) avx2_sum_rows(packed, m, codes + (rows & 64), 1, acc + (rows & 64));
+      avx2_sum_output(packed, m, codes, rows, acc);
       for (uint32_t i = 0; i < rows; i++) {
         out[i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
       }
@@ -234,11 +325,11 @@ static void avx2_map(const struct halut_packed *packed, const uint8_t *codes, ui
     const struct halut_run *run = &packed->run[start];
     int64_t bias = (int64_t)requant->bias[m] + run->base;
     uint16_t scale = requant->scale[m];
+    const uint32_t last = rows & 64, half = rows & 96;
     if (rows & 128) avx2_map_rows(packed, run, codes, 4, bias, scale, out);
     if (rows & 64) avx2_map_rows(packed, run, codes, 2, bias, scale, out);
-    if (rows & 32) {
-      avx2_map_rows(packed, run, codes + (rows & 64), 1, bias, scale, out + (rows & 64));
-    }
+    if (rows & 32) avx2_map_rows(packed, run, codes + last, 1, bias, scale, out + last);
+    if (rows & 16) avx2_map_half(packed, run, codes + half, bias, scale, out + half);
   }
 }
 
@@ -262,6 +353,14 @@ void halut_pool2_avx2(const uint8_t *in, uint32_t height, uint32_t width, uint8_
       most = _mm_and_si128(_mm_max_epu8(most, _mm_srli_epi16(most, 8)),
                            _mm256_castsi256_si128(low));
       _mm_storel_epi64((__m128i *)(out + x / 2), _mm_packus_epi16(most, most));
+    }
+    for (; x + 8 <= width; x += 8) {
+      __m128i most = _mm_max_epu8(_mm_loadl_epi64((const __m128i *)(in + x)),
+                                  _mm_loadl_epi64((const __m128i *)(in + width + x)));
+      most = _mm_and_si128(_mm_max_epu8(most, _mm_srli_epi16(most, 8)),
+                           _mm256_castsi256_si128(low));
+      int four = _mm_cvtsi128_si32(_mm_packus_epi16(most, most));
+      memcpy(out + x / 2, &four, sizeof four);
     }
     for (; x < width; x += 2) {
       uint8_t a = in[x] > in[x + 1] ? in[x] : in[x + 1];

@@ -114,6 +114,7 @@ static void neon_sum_output(const struct halut_packed *packed, uint32_t m, const
   if (rows & 128) neon_sum_rows(packed, m, codes, 8, acc);
   if (rows & 64) neon_sum_rows(packed, m, codes, 4, acc);
   if (rows & 32) neon_sum_rows(packed, m, codes + (rows & 64), 2, acc + (rows & 64));
+  if (rows & 16) neon_sum_rows(packed, m, codes + (rows & 96), 1, acc + (rows & 96));
 }
 
 static void neon_sum(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
@@ -168,6 +169,7 @@ static void neon_map(const struct halut_packed *packed, const uint8_t *codes, ui
     if (rows & 128) neon_map_rows(packed, run, codes, 8, &scale, out);
     if (rows & 64) neon_map_rows(packed, run, codes, 4, &scale, out);
     if (rows & 32) neon_map_rows(packed, run, codes + (rows & 64), 2, &scale, out + (rows & 64));
+    if (rows & 16) neon_map_rows(packed, run, codes + (rows & 96), 1, &scale, out + (rows & 96));
   }
 }
 

@@ -1,6 +1,8 @@
 /* DESIGN: the AVX2 kernels at half the width: 16 rows a step, one per byte, one table a register.
- * Where SSE4.1 would be needed (min and pack of unsigned words), saturating subtraction does the
- * same. Bound by the two shuffles and four additions of a lookup of 16 rows. */
+ * Sums of up to 64 rows are live at once: 8 registers, up to 4 tables and temporaries, of 16. Where
+ * SSE4.1 would be needed (min and pack of unsigned words), saturating subtraction and a shifted
+ * signed pack do the same. Bound by decoding: 7 instructions for 16 lookups, as a shuffle destroys
+ * its table and an addition its operand. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -34,44 +36,55 @@ void halut_encode_ssse3(const uint8_t *const source[HALUT_LEVELS], const uint8_t
   }
 }
 
-/* Sums of 32 rows: even and odd rows of each half apart, u16. */
+/* Sums of `vectors` times 16 rows: even and odd rows apart, u16. */
 struct sse_sums {
-  __m128i even[2], odd[2];
+  __m128i even[4], odd[4];
 };
 
-INLINE __m128i sse_lookup(const uint8_t *table, const uint8_t *codes, int half) {
-  return _mm_shuffle_epi8(sse_load(table), sse_load(codes + 16 * half));
+INLINE __m128i sse_lookup(__m128i table, const uint8_t *codes) {
+  return _mm_shuffle_epi8(table, sse_load(codes));
 }
 
-INLINE void sse_widen(struct sse_sums *sums, int half, __m128i bytes) {
-  sums->even[half] = _mm_add_epi16(sums->even[half], bytes); /* even + 256 * odd, until the end */
-  sums->odd[half] = _mm_add_epi16(sums->odd[half], _mm_srli_epi16(bytes, 8));
+INLINE void sse_widen(struct sse_sums *sums, int v, __m128i bytes) {
+  sums->even[v] = _mm_add_epi16(sums->even[v], bytes); /* even + 256 * odd, until the end */
+  sums->odd[v] = _mm_add_epi16(sums->odd[v], _mm_srli_epi16(bytes, 8));
 }
 
 INLINE struct sse_sums sse_run(const struct halut_packed *packed, const struct halut_run *run,
-                               const uint8_t *codes) {
+                               const uint8_t *codes, const int vectors) {
   const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
   const uint32_t *at = packed->at + run->entry;
-  const __m128i none = _mm_setzero_si128();
-  struct sse_sums sums = {{none, none}, {none, none}};
-  for (uint32_t i = run->quads; i; i--, table += 64, at += 4)
-    for (int half = 0; half < 2; half++) {
-      __m128i a = _mm_add_epi8(sse_lookup(table, codes + at[0], half),
-                               sse_lookup(table + 16, codes + at[1], half));
-      __m128i b = _mm_add_epi8(sse_lookup(table + 32, codes + at[2], half),
-                               sse_lookup(table + 48, codes + at[3], half));
-      sse_widen(&sums, half, _mm_add_epi8(a, b));
+  struct sse_sums sums;
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; v++) sums.even[v] = sums.odd[v] = _mm_setzero_si128();
+  for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
+    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
+    const uint8_t *c2 = codes + at[2], *c3 = codes + at[3];
+    __m128i t0 = sse_load(table), t1 = sse_load(table + 16);
+    __m128i t2 = sse_load(table + 32), t3 = sse_load(table + 48);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+      __m128i a = _mm_add_epi8(sse_lookup(t0, c0 + 16 * v), sse_lookup(t1, c1 + 16 * v));
+      __m128i b = _mm_add_epi8(sse_lookup(t2, c2 + 16 * v), sse_lookup(t3, c3 + 16 * v));
+      sse_widen(&sums, v, _mm_add_epi8(a, b));
     }
-  for (uint32_t i = run->pairs; i; i--, table += 32, at += 2)
-    for (int half = 0; half < 2; half++)
-      sse_widen(&sums, half,
-                _mm_add_epi8(sse_lookup(table, codes + at[0], half),
-                             sse_lookup(table + 16, codes + at[1], half)));
-  for (uint32_t i = run->singles; i; i--, table += 16, at++)
-    for (int half = 0; half < 2; half++)
-      sse_widen(&sums, half, sse_lookup(table, codes + at[0], half));
-  for (int half = 0; half < 2; half++)
-    sums.even[half] = _mm_sub_epi16(sums.even[half], _mm_slli_epi16(sums.odd[half], 8));
+  }
+  for (uint32_t i = run->pairs; i; i--, table += 32, at += 2) {
+    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
+    __m128i t0 = sse_load(table), t1 = sse_load(table + 16);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++)
+      sse_widen(&sums, v, _mm_add_epi8(sse_lookup(t0, c0 + 16 * v), sse_lookup(t1, c1 + 16 * v)));
+  }
+  for (uint32_t i = run->singles; i; i--, table += 16, at++) {
+    const uint8_t *c0 = codes + at[0];
+    __m128i t0 = sse_load(table);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) sse_widen(&sums, v, sse_lookup(t0, c0 + 16 * v));
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; v++)
+    sums.even[v] = _mm_sub_epi16(sums.even[v], _mm_slli_epi16(sums.odd[v], 8));
   return sums;
 }
 
@@ -88,25 +101,31 @@ INLINE void sse_put(__m128i words, __m128i base, bool first, int32_t *acc) {
   _mm_storeu_si128((__m128i *)(acc + 4), b);
 }
 
-static void sse_sum_rows(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                         int32_t *acc) {
+INLINE void sse_sum_rows(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+                         const int vectors, int32_t *acc) {
   uint32_t start = packed->run_start[m];
   for (uint32_t r = start; r < packed->run_start[m + 1]; r++) {
-    struct sse_sums sums = sse_run(packed, &packed->run[r], codes);
+    struct sse_sums sums = sse_run(packed, &packed->run[r], codes, vectors);
     const __m128i base = _mm_set1_epi32(packed->run[r].base);
-    for (int half = 0; half < 2; half++) {
-      sse_put(_mm_unpacklo_epi16(sums.even[half], sums.odd[half]), base, r == start,
-              acc + 16 * half);
-      sse_put(_mm_unpackhi_epi16(sums.even[half], sums.odd[half]), base, r == start,
-              acc + 16 * half + 8);
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+      sse_put(_mm_unpacklo_epi16(sums.even[v], sums.odd[v]), base, r == start, acc + 16 * v);
+      sse_put(_mm_unpackhi_epi16(sums.even[v], sums.odd[v]), base, r == start, acc + 16 * v + 8);
     }
   }
+}
+
+static void sse_sum_output(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+                           uint32_t rows, int32_t *acc) {
+  uint32_t row = 0;
+  for (; row + 64 <= rows; row += 64) sse_sum_rows(packed, m, codes + row, 4, acc + row);
+  for (; row < rows; row += 16) sse_sum_rows(packed, m, codes + row, 1, acc + row);
 }
 
 static void ssse3_sum(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                       int32_t *acc, size_t stride) {
   for (uint32_t m = 0; m < packed->lut->outputs; m++, acc += stride)
-    for (uint32_t row = 0; row < rows; row += 32) sse_sum_rows(packed, m, codes + row, acc + row);
+    sse_sum_output(packed, m, codes, rows, acc);
 }
 
 /* clamp(sum + bias, 0, 65535) is a saturating subtraction and a saturating addition, one of 0. */
@@ -114,18 +133,24 @@ struct sse_scale {
   __m128i less, more, scale;
 };
 
-INLINE __m128i sse_requant(__m128i sum, const struct sse_scale *s) {
-  sum = _mm_adds_epu16(_mm_subs_epu16(sum, s->less), s->more);
-  __m128i scaled = _mm_mulhi_epu16(sum, s->scale);
-  return _mm_sub_epi16(scaled, _mm_subs_epu16(scaled, _mm_set1_epi16(255))); /* at most 255 */
+/* min(255, words * scale >> 16) of unsigned words. */
+INLINE __m128i sse_scaled(__m128i words, __m128i scale) {
+  __m128i scaled = _mm_mulhi_epu16(words, scale);
+  return _mm_sub_epi16(scaled, _mm_subs_epu16(scaled, _mm_set1_epi16(255)));
 }
 
-static void sse_map_rows(const struct halut_packed *packed, const struct halut_run *run,
-                         const uint8_t *codes, const struct sse_scale *scale, uint8_t *out) {
-  struct sse_sums sums = sse_run(packed, run, codes);
-  for (int half = 0; half < 2; half++) {
-    __m128i even = sse_requant(sums.even[half], scale), odd = sse_requant(sums.odd[half], scale);
-    _mm_storeu_si128((__m128i *)(out + 16 * half), _mm_or_si128(even, _mm_slli_epi16(odd, 8)));
+INLINE __m128i sse_requant(__m128i sum, const struct sse_scale *s) {
+  return sse_scaled(_mm_adds_epu16(_mm_subs_epu16(sum, s->less), s->more), s->scale);
+}
+
+INLINE void sse_map_rows(const struct halut_packed *packed, const struct halut_run *run,
+                         const uint8_t *codes, const int vectors, const struct sse_scale *scale,
+                         uint8_t *out) {
+  struct sse_sums sums = sse_run(packed, run, codes, vectors);
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; v++) {
+    __m128i even = sse_requant(sums.even[v], scale), odd = sse_requant(sums.odd[v], scale);
+    _mm_storeu_si128((__m128i *)(out + 16 * v), _mm_or_si128(even, _mm_slli_epi16(odd, 8)));
   }
 }
 
@@ -134,12 +159,10 @@ static void ssse3_map(const struct halut_packed *packed, const uint8_t *codes, u
   for (uint32_t m = 0; m < packed->lut->outputs; m++, out += stride) {
     uint32_t start = packed->run_start[m];
     if (packed->run_start[m + 1] - start > 1) { /* the sum may not fit a u16 */
-      int32_t acc[32];
-      for (uint32_t row = 0; row < rows; row += 32) {
-        sse_sum_rows(packed, m, codes + row, acc);
-        for (uint32_t i = 0; i < 32; i++)
-          out[row + i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
-      }
+      int32_t acc[HALUT_CODE_BLOCK];
+      sse_sum_output(packed, m, codes, rows, acc);
+      for (uint32_t i = 0; i < rows; i++)
+        out[i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
       continue;
     }
     const struct halut_run *run = &packed->run[start];
@@ -149,12 +172,148 @@ static void ssse3_map(const struct halut_packed *packed, const uint8_t *codes, u
         _mm_set1_epi16((short)(uint16_t)(less < UINT16_MAX ? less : UINT16_MAX)),
         _mm_set1_epi16((short)(uint16_t)(more < UINT16_MAX ? more : UINT16_MAX)),
         _mm_set1_epi16((short)requant->scale[m])};
-    for (uint32_t row = 0; row < rows; row += 32)
-      sse_map_rows(packed, run, codes + row, &scale, out + row);
+    uint32_t row = 0;
+    for (; row + 64 <= rows; row += 64)
+      sse_map_rows(packed, run, codes + row, 4, &scale, out + row);
+    for (; row < rows; row += 16) sse_map_rows(packed, run, codes + row, 1, &scale, out + row);
   }
 }
 
 const struct halut_accumulate halut_accumulate_ssse3 = {
     .layout = HALUT_LAYOUT_BYTES, .sum = ssse3_sum, .map = ssse3_map};
+
+/* 2x2 maximum: rows pairwise, then even with odd columns. */
+void halut_pool2_ssse3(const uint8_t *in, uint32_t height, uint32_t width, uint8_t *out) {
+  const __m128i low = _mm_set1_epi16(255);
+  for (uint32_t y = 0; y < height / 2; y++, in += 2 * (size_t)width, out += width / 2) {
+    uint32_t x = 0;
+    for (; x + 16 <= width; x += 16) {
+      __m128i most = _mm_max_epu8(sse_load(in + x), sse_load(in + width + x));
+      most = _mm_and_si128(_mm_max_epu8(most, _mm_srli_epi16(most, 8)), low);
+      _mm_storel_epi64((__m128i *)(out + x / 2), _mm_packus_epi16(most, most));
+    }
+    for (; x + 8 <= width; x += 8) {
+      __m128i most = _mm_max_epu8(_mm_loadl_epi64((const __m128i *)(in + x)),
+                                  _mm_loadl_epi64((const __m128i *)(in + width + x)));
+      most = _mm_and_si128(_mm_max_epu8(most, _mm_srli_epi16(most, 8)), low);
+      int four = _mm_cvtsi128_si32(_mm_packus_epi16(most, most));
+      memcpy(out + x / 2, &four, sizeof four);
+    }
+    for (; x < width; x += 2) {
+      uint8_t a = in[x] > in[x + 1] ? in[x] : in[x + 1];
+      uint8_t b = in[width + x] > in[width + x + 1] ? in[width + x] : in[width + x + 1];
+      out[x / 2] = a > b ? a : b;
+    }
+  }
+}
+
+/* In 16 bits, because a + b - zero is not one saturating step after another. */
+void halut_add_ssse3(uint8_t *y, const uint8_t *other, size_t count, uint8_t zero) {
+  const __m128i less = _mm_set1_epi16(zero), none = _mm_setzero_si128();
+  size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    __m128i a = sse_load(y + i), b = sse_load(other + i);
+    __m128i low = _mm_add_epi16(_mm_unpacklo_epi8(a, none), _mm_unpacklo_epi8(b, none));
+    __m128i high = _mm_add_epi16(_mm_unpackhi_epi8(a, none), _mm_unpackhi_epi8(b, none));
+    low = _mm_sub_epi16(low, less);
+    high = _mm_sub_epi16(high, less);
+    _mm_storeu_si128((__m128i *)(y + i), _mm_packus_epi16(low, high));
+  }
+  for (; i < count; i++) {
+    int sum = y[i] + other[i] - zero;
+    y[i] = (uint8_t)(sum < 0 ? 0 : sum > UINT8_MAX ? UINT8_MAX : sum);
+  }
+}
+
+enum {
+  DENSE_PAIRS = 32,        /* pairs of taps that are widened at once: 4 KiB a half */
+  DENSE_BIAS_MAX = 1 << 30 /* past it sum + bias might not fit an int32 */
+};
+static_assert(2 * DENSE_PAIRS * UINT8_MAX * 128 <= DENSE_BIAS_MAX - 32768, "sum + bias fits");
+
+/* 16 positions of two taps as 16 pairs of words. */
+INLINE void sse_dense_widen(const uint8_t *one, const uint8_t *two, __m128i to[4]) {
+  const __m128i none = _mm_setzero_si128();
+  __m128i a = sse_load(one), b = two ? sse_load(two) : none;
+  __m128i low = _mm_unpacklo_epi8(a, b), high = _mm_unpackhi_epi8(a, b);
+  to[0] = _mm_unpacklo_epi8(low, none);
+  to[1] = _mm_unpackhi_epi8(low, none);
+  to[2] = _mm_unpacklo_epi8(high, none);
+  to[3] = _mm_unpackhi_epi8(high, none);
+}
+
+/* clamp(sum + bias, 0, 65535) of two: a signed pack of what is 32768 less. */
+INLINE __m128i sse_dense_words(__m128i a, __m128i b, int32_t bias) {
+  const __m128i more = _mm_set1_epi32(bias - 32768);
+  __m128i words = _mm_packs_epi32(_mm_add_epi32(a, more), _mm_add_epi32(b, more));
+  return _mm_xor_si128(words, _mm_set1_epi16(INT16_MIN));
+}
+
+/* 16 positions of all outputs; pmaddwd multiplies words and adds two neighbours. */
+static void sse_dense_half(const struct halut_weights *weights, const uint8_t *const *source,
+                           uint32_t first, const struct halut_requant *requant, uint8_t *out,
+                           size_t stride) {
+  const uint32_t taps = weights->taps, pairs = (taps + 1) / 2;
+  __m128i value[DENSE_PAIRS][4];
+  for (uint32_t p = 0; p < pairs; p++)
+    sse_dense_widen(source[2 * p] + first, 2 * p + 1 < taps ? source[2 * p + 1] + first : NULL,
+                    value[p]);
+  for (uint32_t m = 0; m < weights->outputs; m++, out += stride) {
+    const int16_t *pair = weights->pair + (size_t)m * pairs * 2;
+    __m128i sum[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) sum[v] = _mm_setzero_si128();
+    for (uint32_t p = 0; p < pairs; p++) {
+      int32_t both;
+      memcpy(&both, pair + (size_t)2 * p, sizeof both);
+      const __m128i weight = _mm_set1_epi32(both);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; v++)
+        sum[v] = _mm_add_epi32(sum[v], _mm_madd_epi16(value[p][v], weight));
+    }
+    int32_t bias = requant->bias[m];
+    if (bias <= DENSE_BIAS_MAX && bias >= -DENSE_BIAS_MAX) {
+      const __m128i scale = _mm_set1_epi16((short)requant->scale[m]);
+      __m128i low = sse_scaled(sse_dense_words(sum[0], sum[1], bias), scale);
+      __m128i high = sse_scaled(sse_dense_words(sum[2], sum[3], bias), scale);
+      _mm_storeu_si128((__m128i *)out, _mm_packus_epi16(low, high));
+      continue;
+    }
+    int32_t exact[16];
+    for (int v = 0; v < 4; v++) _mm_storeu_si128((__m128i *)(exact + 4 * v), sum[v]);
+    for (int i = 0; i < 16; i++) out[i] = halut_requantise(exact[i], bias, requant->scale[m]);
+  }
+}
+
+void halut_dense_ssse3(const struct halut_weights *weights, const uint8_t *const *source,
+                       const struct halut_requant *requant, uint8_t *out, size_t stride) {
+  if (weights->taps > 2 * DENSE_PAIRS) {
+    halut_dense_ref(weights, source, requant, out, stride);
+    return;
+  }
+  for (uint32_t first = 0; first < HALUT_DENSE_BLOCK; first += 16)
+    sse_dense_half(weights, source, first, requant, out + first, stride);
+}
+
+void halut_linear_ssse3(const int8_t *weight, const int32_t *bias, uint32_t outputs,
+                        uint32_t inputs, const uint8_t *x, int32_t *y) {
+  const __m128i none = _mm_setzero_si128();
+  for (uint32_t m = 0; m < outputs; m++, weight += inputs) {
+    __m128i sum = none;
+    uint32_t i = 0;
+    for (; i + 16 <= inputs; i += 16) {
+      __m128i a = sse_load(x + i), b = sse_load(weight + i), sign = _mm_cmpgt_epi8(none, b);
+      sum = _mm_add_epi32(
+          sum, _mm_madd_epi16(_mm_unpacklo_epi8(a, none), _mm_unpacklo_epi8(b, sign)));
+      sum = _mm_add_epi32(
+          sum, _mm_madd_epi16(_mm_unpackhi_epi8(a, none), _mm_unpackhi_epi8(b, sign)));
+    }
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    int64_t total = (int64_t)bias[m] + _mm_cvtsi128_si32(sum);
+    for (; i < inputs; i++) total += weight[i] * x[i];
+    y[m] = (int32_t)total;
+  }
+}
 
 #endif

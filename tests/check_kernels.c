@@ -113,7 +113,7 @@ static void fill_tables(int8_t *table, size_t tables, int kind) {
   }
 }
 
-static uint32_t pick_rows(void) { return 32 * (1 + random_below(4)); }
+static uint32_t pick_rows(void) { return HALUT_SUM_ROWS * (1 + random_below(8)); }
 
 /* Around vector widths and group sizes, and past the number a 16-bit sum holds. */
 static uint32_t pick_codebooks(void) {
@@ -641,7 +641,6 @@ static void bench_accumulate_shape(uint32_t codebooks, uint32_t outputs, uint32_
   b->blocks = (rows + HALUT_CODE_BLOCK - 1) / HALUT_CODE_BLOCK;
   problem_make(&b->problem, UNIFORM, codebooks, outputs,
                rows < HALUT_CODE_BLOCK ? rows : HALUT_CODE_BLOCK);
-  if (b->problem.rows < 32) b->problem.rows = 32;
   for (size_t i = 0; i < (size_t)codebooks * outputs * HALUT_PROTOTYPES; i++) {
     int8_t *entry = (int8_t *)(uintptr_t)b->problem.lut.table + i;
     *entry = (int8_t)(*entry >> (8 - bits));

@@ -9,7 +9,7 @@
 
 struct learn_args {
   const char *a, *b, *target, *output, *name;
-  uint64_t codebooks, candidates, tree_rows, seed, rows, threads;
+  uint64_t codebooks, prototypes, candidates, tree_rows, seed, rows, threads;
   double ridge, heldout;
   bool by_input, by_output, json;
 };
@@ -120,6 +120,7 @@ static int run_learn(struct learn_run *run) {
   struct halut_learn_options options = {.codebooks = (uint32_t)args->codebooks,
                                         .ridge = args->ridge,
                                         .candidates = (uint32_t)args->candidates,
+                                        .prototypes = (uint32_t)args->prototypes,
                                         .tree_rows = (size_t)args->tree_rows,
                                         .seed = args->seed,
                                         .heldout = args->heldout,
@@ -238,6 +239,8 @@ static const struct halut_option options[] = {
      0, 0},
     {"codebooks", 'C', "N", "parts that the columns are cut into", HALUT_OPTION_COUNT,
      AT(codebooks), 1, 4096},
+    {"prototypes", 'K', "N", "leaves of a tree that are used: 2, 4, 8 or 16 (default 16)",
+     HALUT_OPTION_COUNT, AT(prototypes), 2, 16},
     {"output", 'o', "FILE", "model file to write", HALUT_OPTION_TEXT, AT(output), 0, 0},
     {"name", 0, "NAME", "name of the model (default: of the file)", HALUT_OPTION_TEXT, AT(name), 0,
      0},

@@ -78,6 +78,10 @@ static int learn_check_options(const struct learn_work *w, uint32_t outputs,
   if (o->codebooks > HALUT_LEARN_CODEBOOKS_MAX)
     return halut_fail(diag, HALUT_ELIMIT, 0, "%u codebooks: the learner takes at most %d",
                       o->codebooks, HALUT_LEARN_CODEBOOKS_MAX);
+  if (o->prototypes != 0 && o->prototypes != 2 && o->prototypes != 4 && o->prototypes != 8 &&
+      o->prototypes != HALUT_PROTOTYPES)
+    return halut_fail(diag, HALUT_EINVALID, 0, "%u prototypes: 2, 4, 8 or 16 are possible",
+                      o->prototypes);
   if (!(o->ridge >= 0.0 && o->ridge <= DBL_MAX))
     return halut_fail(diag, HALUT_EINVALID, 0, "ridge is %g: it must be finite and at least 0",
                       o->ridge);
@@ -265,6 +269,7 @@ static void learn_quantise(struct learn_work *w, size_t m) {
   for (size_t c = 0; c < codebooks; c++) {
     double *entry = table + c * HALUT_PROTOTYPES, low = entry[0], high = entry[0];
     for (size_t k = 1; k < HALUT_PROTOTYPES; k++) {
+      entry[k] = entry[k - k % (HALUT_PROTOTYPES / w->trees.prototypes)];
       low = fmin(low, entry[k]);
       high = fmax(high, entry[k]);
     }
@@ -434,7 +439,10 @@ int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t c
                                .b = options->by_output ? b : NULL,
                                .outputs = outputs,
                                .width_max = (columns + options->codebooks - 1) / options->codebooks,
-                               .candidates = options->candidates};
+                               .candidates = options->candidates,
+                               .prototypes = HALUT_PROTOTYPES};
+  if (options->prototypes)
+    w.trees.prototypes = options->prototypes;
   int blas_threads = halut_blas_threads(1);
   error = learn_open(&w, outputs, diag);
   error = error ? error : learn_run(&w, diag);

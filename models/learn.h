@@ -22,6 +22,8 @@ struct halut_learn_options {
   uint32_t codebooks;  /* 1..columns, at most 1024; contiguous ranges, the first columns % codebooks
                           are wider */
   double ridge;        /* lambda >= 0, in rows; the default 1 is the paper's */
+  uint32_t prototypes; /* of a codebook: 2, 4, 8 or 16; 0 = 16. With fewer than 16 the deeper levels
+                          send everything left, and entries that no code names are copies */
   uint32_t candidates; /* split columns tried at each level, 0 = all of the codebook's */
   size_t tree_rows;    /* rows the trees see, 0 = all; the regression sees all */
   uint64_t seed;       /* which rows, when tree_rows < rows */

@@ -54,6 +54,7 @@ struct halut_tree_plan {
   uint32_t outputs;
   uint32_t width_max;  /* columns of the widest codebook */
   uint32_t candidates; /* 0 = all */
+  uint32_t prototypes; /* leaves that are used: levels past them send everything left */
 };
 
 struct halut_tree_scratch; /* of one worker */

@@ -419,6 +419,13 @@ int halut_tree_learn(const struct halut_tree_plan *plan, struct halut_tree_scrat
     uint32_t nodes = 1u << level;
     uint8_t *threshold =
         tree->threshold + nodes; /* heap order: node n of a level is entry nodes + n */
+    if (nodes >= plan->prototypes) {
+      tree->split[level] = first;
+      tree->low[level] = 0.0f;
+      tree->inverse[level] = 1.0f;
+      memset(threshold, 255, nodes);
+      continue;
+    }
     struct tree_cut cut[TREE_NODES_MAX];
     tree_choose(plan, s, first, width, start, nodes);
     uint32_t j = tree_level(plan, s, width, start, nodes, cut);

@@ -70,6 +70,7 @@ struct setting {
   double ridge, heldout;
   uint32_t candidates;
   int target;
+  uint32_t prototypes;
 };
 
 struct data {
@@ -112,6 +113,7 @@ static int data_learn(const struct setting *s, const struct data *d, uint32_t th
                                         .ridge = s->ridge,
                                         .heldout = s->heldout,
                                         .candidates = s->candidates,
+                                        .prototypes = s->prototypes,
                                         .by_output = s->by_output,
                                         .threads = threads};
   return halut_learn(s->whole ? NULL : d->a, s->whole ? d->a_u8 : NULL, s->rows, s->columns, d->b,
@@ -138,7 +140,10 @@ static const struct setting settings[] = {
     {CONSTANT, 0, 0, 50, 4, 2, 2, .ridge = 1, .by_output = 1},
     {CONSTANT, 0, 0, 50, 4, 2, 2, .ridge = 1, .candidates = 1}, /* the lowest column again */
     {NORMAL, 0, 0, 300, 12, 5, 2, .ridge = 1, .by_output = 0, .heldout = .1, .target = 1},
-    {UNIFORM, 0, 0, 1, 4, 2, 2, .ridge = 1, .by_output = 0}};
+    {UNIFORM, 0, 0, 1, 4, 2, 2, .ridge = 1, .by_output = 0},
+    {NORMAL, 0, 0, 300, 12, 5, 3, .ridge = 1, .prototypes = 2},
+    {RELU, 1, 0, 300, 12, 5, 3, .ridge = 1, .by_output = 1, .prototypes = 4},
+    {RELU, 0, 0, 300, 12, 5, 3, .ridge = 0, .by_output = 1, .prototypes = 8, .heldout = .1}};
 
 enum { SETTINGS = sizeof settings / sizeof *settings };
 
@@ -173,9 +178,10 @@ START_TEST(equals_the_reference) {
   ck_assert_int_eq(halut_learned_write(&learned, path, "model", NULL, d.a, 1, &diag), 0);
   snprintf(command, sizeof command,
            "cd %s && /usr/bin/python3 \"$OLDPWD/tests/learn_reference.py\" a.npy b.npy model "
-           "--codebooks %u --learn-rows %zu --ridge %g --candidates %u %s %s",
+           "--codebooks %u --learn-rows %zu --ridge %g --candidates %u --prototypes %u %s %s",
            folder, s->codebooks, s->rows - (size_t)((double)s->rows * s->heldout), s->ridge,
-           s->candidates, s->by_output ? "--by-output" : "", s->target ? "--target t.npy" : "");
+           s->candidates, s->prototypes ? s->prototypes : 16, s->by_output ? "--by-output" : "",
+           s->target ? "--target t.npy" : "");
   ck_assert_msg(system(command) == 0, "setting %d: %s", _i, command);
   snprintf(command, sizeof command, "rm -r %s", folder);
   ck_assert_int_eq(system(command), 0);
@@ -467,6 +473,9 @@ START_TEST(names_the_option_that_is_wrong) {
   s.codebooks = 0;
   refused(&s, &d, HALUT_EINVALID, "0 codebooks: 1 to 7 (the columns of a) are possible");
   s.codebooks = 2;
+  s.prototypes = 12;
+  refused(&s, &d, HALUT_EINVALID, "12 prototypes: 2, 4, 8 or 16 are possible");
+  s.prototypes = 0;
   s.ridge = -1;
   refused(&s, &d, HALUT_EINVALID, "ridge is -1: it must be finite and at least 0");
   s.ridge = (double)NAN;

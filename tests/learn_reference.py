@@ -2,7 +2,7 @@
 """Maddness learning, slow and plain, to check a learned product against.
 
 usage: learn_reference.py A.npy B.npy MODEL.safetensors --codebooks N [--learn-rows N] [--ridge X]
-                          [--by-output] [--candidates N] [--target T.npy]
+                          [--by-output] [--candidates N] [--target T.npy] [--prototypes N]
 
 Learns the product again and compares: splits, quantisation, thresholds and codes must be equal, table entries
 may differ by one unit, scales and biases by rounding. Prints what differs and exits with 1, or prints nothing.
@@ -77,11 +77,11 @@ def values_of(x, low, inverse):
     return np.clip(scaled, 0, 255).astype(int)
 
 
-def learn_tree(x, z, first, whole, candidates, weight):
+def learn_tree(x, z, first, whole, candidates, weight, levels):
     """x: the codebook's columns as floats, z: what errors are measured on."""
     node = np.ones(len(x), int)
     split, low, inverse, threshold = [], [], [], np.zeros(LEAVES, int)
-    for level in range(LEVELS):
+    for level in range(levels):
         nodes = range(1 << level, 2 << level)
         columns = range(x.shape[1])
         if candidates and candidates < x.shape[1]:
@@ -100,7 +100,9 @@ def learn_tree(x, z, first, whole, candidates, weight):
         inverse.append(b)
         threshold[1 << level : 2 << level] = steps
         node = 2 * node + (values_of(x[:, j], a, b) > threshold[node])
-    return split, low, inverse, threshold
+    threshold[1 << levels:] = 255  # deeper levels send everything left
+    rest = LEVELS - levels
+    return split + rest * [first], low + rest * [0], inverse + rest * [1], threshold
 
 
 def encode(a, split, low, inverse, threshold):
@@ -150,6 +152,7 @@ def main():
     parser.add_argument("--by-output", action="store_true")
     parser.add_argument("--candidates", type=int, default=0)
     parser.add_argument("--target")
+    parser.add_argument("--prototypes", type=int, default=LEAVES)
     args = parser.parse_args()
     a_all, b = np.load(args.a), np.load(args.b).astype(float)
     model, metadata = read_model(args.model)
@@ -165,7 +168,8 @@ def main():
         x, part = a[:, bounds[c] : bounds[c + 1]], b[bounds[c] : bounds[c + 1]]
         weight = (part**2).sum(axis=1) if args.by_output else np.ones(len(part))
         z = (x - x.mean(axis=0)) @ part if args.by_output else x - x.mean(axis=0)
-        trees.append(learn_tree(x, z, int(bounds[c]), whole, args.candidates, weight))
+        trees.append(learn_tree(x, z, int(bounds[c]), whole, args.candidates, weight,
+                                args.prototypes.bit_length() - 1))
     split, low, inverse, threshold = (list(t) for t in zip(*trees))
 
     wrong = []
@@ -177,7 +181,8 @@ def main():
     codes = encode(a_all, split, low, inverse, threshold)
     table, hot = learn_tables(a, b, target, codes[:learn], bounds, args.ridge)
     outputs = table.shape[1]
-    table = table.T.reshape(outputs, args.codebooks, LEAVES)
+    each = LEAVES // args.prototypes
+    table = table.T.reshape(outputs, args.codebooks, LEAVES)[:, :, ::each].repeat(each, axis=2)
     table = table - (table.max(axis=2, keepdims=True) + table.min(axis=2, keepdims=True)) / 2
     scale = np.abs(table).reshape(outputs, -1).max(axis=1) / 127
     scale[scale < 1e-37] = 1

@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import tempfile
+import warnings
 
 import numpy as np
 import torch
@@ -110,8 +111,9 @@ def learn(layer, dense, rows, program, target=None, tree_rows=12000, ridge=1.0):
         if target is not None:
             np.save(os.path.join(folder, "t.npy"), target.numpy().astype(np.float32))
             aim = ["--target", os.path.join(folder, "t.npy")]
-        done = subprocess.run([program, "learn", *aim, "--a", a, "--b", b, "-C", str(layer.codebooks), "-o", out,
-                               "--by-output", "--tree-rows", str(min(tree_rows, len(rows))),
+        done = subprocess.run([program, "learn", *aim, "--a", a, "--b", b, "-o", out,
+                               "-C", str(layer.codebooks), "-K", str(layer.prototypes), "--by-output",
+                               "--tree-rows", str(min(tree_rows, len(rows))),
                                "--ridge", str(ridge), "--heldout", "0.05", "--json"],
                               check=True, stdout=subprocess.PIPE, text=True)
         tensors, _ = safetensors.read(out)
@@ -165,11 +167,18 @@ def halut_resnet9(**sizes):
     return model
 
 
-def convert(model, images, names=None, program="halut", codebooks=None, batches=None, report=print):
+def option(value, name):
+    """What holds for a layer: one value for all, or one by name."""
+    return value.get(name) if isinstance(value, dict) else value
+
+
+def convert(model, images, names=None, program="halut", codebooks=None, batches=None, report=print, width=None,
+            prototypes=16):
     """Converts the named Conv2d and Linear layers of `model` in place, in the order given.
 
-    images: uint8 [n][C][H][W] training images; names: default every Conv2d but the first; codebooks: name ->
-    number, default one an input channel; batches: augmented batches for the batch-norm statistics.
+    images: uint8 [n][C][H][W] training images; names: default every Conv2d but the first; codebooks, width,
+    prototypes: as HalutConv2d has them, a number or a dict by name; batches: augmented batches for the batch-norm
+    statistics.
 
     The tables aim at what the dense network's layer gives for its own, unharmed input, so that each layer makes up
     for part of the error that comes to it."""
@@ -177,9 +186,15 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
     convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     for number, name in enumerate(names or convolutions[1:]):
         dense = model.get_submodule(name)
-        layer = halut_like(dense, (codebooks or {}).get(name))
-        rows = max(ROWS_MIN, ROWS_PER_PROTOTYPE * 16 * layer.codebooks)
+        try:
+            layer = halut_like(dense, option(codebooks, name), option(width, name), option(prototypes, name) or 16)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        rows = max(ROWS_MIN, ROWS_PER_PROTOTYPE * layer.prototypes * layer.codebooks)
         found, wanted = sample_rows(model, dense, images, rows, number, teacher, teacher.get_submodule(name))
+        if len(found) < layer.prototypes * layer.codebooks:
+            warnings.warn(f"{name}: {len(found)} rows of input for {layer.prototypes * layer.codebooks} table entries "
+                          "an output: give more images, or fewer codebooks")
         result = learn(layer, dense, found, program, wanted @ dense_matrix(dense))
         replace(model, name, layer.to(device_of(model)))
         if batches is not None:

@@ -38,10 +38,10 @@ def load(folder, split):
 
 
 def normalise(images):
-    """uint8 [n][3][32][32] to float32, channels last."""
+    """uint8 [n][3][32][32] to float32."""
     x = torch.from_numpy(np.ascontiguousarray(images)).float()
     x -= torch.tensor(ZERO, dtype=torch.float32).view(1, 3, 1, 1)
-    return (x / SCALE).contiguous(memory_format=torch.channels_last)
+    return x / SCALE
 
 
 class Batches:

@@ -24,6 +24,7 @@ from .layers import HalutConv2d, HalutLinear
 from .run import device_of, load_state, machine_options, prepare
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
+WINDOW_MAX, SUM_MAX, OUTPUTS_MAX = 31, 65536, 4096  # of ../FORMAT.md
 GAIN_MIN = 258 / 65536  # of a requantisation: less, and a sum of 65535 would not reach 255
 
 
@@ -40,6 +41,7 @@ class Map:
         self.low, self.high = low, high  # per channel, as calibrated
         self.group = self                # maps that must share one grid point at one of them
         self.floor = np.zeros(shape[0])  # least step that keeps every requantisation scale under 1
+        self.cap = None                  # of a ReLU6: what the grid must end at
         self.zero = 0
         self.step = None
 
@@ -62,7 +64,7 @@ def is_call(node, modules, functions=(), methods=()):
             node.op == "call_method" and node.target in methods)
 
 
-RELU = ((nn.ReLU,), (F.relu, torch.relu), ("relu", "relu_"))
+RELU = ((nn.ReLU, nn.ReLU6), (F.relu, torch.relu, F.relu6), ("relu", "relu_"))
 ADD = ((), (operator.add, operator.iadd, torch.add), ("add", "add_"))
 MAX_POOL = ((nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d))
 MAX_GLOBAL = ((nn.AdaptiveMaxPool2d,), (F.adaptive_max_pool2d,))
@@ -165,11 +167,13 @@ class Exporter:
             elif is_call(node, (nn.Linear,)) and self.is_last(node):
                 self.plan_linear(node)
             elif is_call(node, (nn.Conv2d, HalutConv2d, nn.Linear)):
-                self.plan_convolution(node)
+                self.plan_convolution(node, node.module)
+            elif is_call(node, *NORM):
+                self.plan_convolution(node, unit(node.module.num_features), node.module)
             elif is_call(node, *ADD):
                 self.plan_add(node)
             elif is_call(node, *RELU):
-                if self.maps[node.args[0]].low.min() < 0:
+                if self.maps[node.args[0]].low.min() < 0 or cap(node):
                     raise ValueError(f"{node.name}: ReLU of a value that is used before it as well")
                 self.maps[node] = self.maps[node.args[0]]
             elif is_call(node, *MAX_POOL) or is_call(node, *MAX_GLOBAL):
@@ -195,13 +199,13 @@ class Exporter:
         after = self.follow(node)
         return after if after is not None and is_call(after, *functions) else None
 
-    def plan_convolution(self, node):
+    def plan_convolution(self, node, layer, norm=None):
         if self.is_last(node):
             raise ValueError(f"{node.name}: the last layer must be an nn.Linear")
-        if isinstance(node.module, nn.Conv2d):
-            check_convolution(node)
-        last, norm = node, None
-        after = self.absorb(last, NORM)
+        if isinstance(layer, nn.Conv2d):
+            check_convolution(node.name, layer)
+        last = node
+        after = self.absorb(last, NORM) if norm is None else None
         if after is not None:
             last, norm = after, after.module
         relu = self.absorb(last, RELU)
@@ -210,15 +214,20 @@ class Exporter:
         source = self.maps[node.args[0]]
         made = self.new_map(last, node.name)
         if relu is not None:
-            made.low = np.maximum(made.low, 0)
+            made.low, made.cap = np.maximum(made.low, 0), cap(relu)
         for inner in {node, after} - {None}:
             self.maps.setdefault(inner, made)
-        self.steps.append(("convolution", node.module, norm, source, made))
+        self.steps.append(("convolution", layer, norm, source, made))
 
     def plan_add(self, node):
+        if not all(isinstance(n, torch.fx.Node) and self.maps.get(n) for n in node.args[:2]):
+            raise ValueError(f"{node.name}: only two maps can be added")
         a, b = (self.maps[n] for n in node.args[:2])
+        if a.shape != b.shape:
+            raise ValueError(f"{node.name}: adds maps of different shapes, {a.shape} and {b.shape}")
         relu = self.absorb(node, RELU)
         made = self.new_map(relu if relu is not None else node, node.name)
+        made.cap = cap(relu) if relu is not None else None
         self.maps.setdefault(node, made)
         join(a, made)
         join(b, made)
@@ -240,6 +249,7 @@ class Exporter:
             stride = pair(settings.get("stride") or settings["kernel_size"])
             if pair(settings.get("padding") or 0) != [0, 0] or pair(settings.get("dilation") or 1) != [1, 1]:
                 raise ValueError(f"{node.name}: padded or dilated pooling has no integer form")
+        check_limits(node.name, kernel, stride, [0, 0], 1, 1)
         size = tuple((s - k) // t + 1 for s, k, t in zip(source.shape[1:], kernel, stride))
         if made.shape != (source.shape[0], *size):
             raise ValueError(f"{node.name}: gives {made.shape}, not {(source.shape[0], *size)} as pooling by "
@@ -284,6 +294,10 @@ class Exporter:
                 rest[-1].zero = rest[-2].zero
             elif kind == "add":
                 rest[-1].zero = min(rest[-1].zero, rest[0].zero + rest[1].zero)
+        for made in {id(m): m for m in self.maps.values() if m is not None}.values():
+            if made.cap and (made.step * (255 - made.zero)).max() > 1.01 * made.cap:
+                raise ValueError(f"{made.name}: its grid would not end at the 6 of the ReLU6: it is shared with a "
+                                 "wider map by an addition, or the table is too coarse for it (keep the layer dense?)")
         source = self.maps[self.nodes[0]]
         source.step, source.zero = np.ones(source.shape[0]) / np.asarray(self.input_scale, np.float64), 0
 
@@ -304,25 +318,26 @@ class Exporter:
         return self.tensors, self.graph
 
     def emit_convolution(self, layer, norm, source, made):
-        if source.name != "input" and source.zero:
-            raise ValueError(f"{made.name}: reads a map that may be negative; a padded value would not be zero")
         kernel, stride, pad = window(layer, source)
+        zero = np.asarray(self.input_zero if source.name == "input" else [source.zero] * source.shape[0], np.float64)
+        looked_up = isinstance(layer, HalutConv2d)
+        if any(pad) and zero.any() and (looked_up or source.name != "input"):
+            raise ValueError(f"{made.name}: reads, with padding, a map that may be negative (or the input); a padded "
+                             "value would not be zero")
+        check_limits(made.name, kernel, stride, pad, source.shape[0], made.shape[0])
         node = {"op": "conv", "name": made.name, "in": [source.name], "kernel": kernel, "stride": stride,
                 "pad": pad}
         factor, offset = fold(layer, norm)
         least = GAIN_MIN * made.step / np.maximum(np.abs(factor), 1e-12)
-        if isinstance(layer, HalutConv2d):
+        if looked_up:
             node["op"] = "halut"
             table, scale, constant = halut_table(layer, least)
-            self.add_halut(made.name, layer, source, table)
+            self.add_halut(made.name, layer, source, table, zero)
         else:
             weight = spread(layer, source) * source.step.reshape(1, -1, 1, 1)
             scale = np.maximum(np.abs(weight).max((1, 2, 3)) / 127, least)
             table = np.rint(weight / scale.reshape(-1, 1, 1, 1)).astype(np.int8)
-            constant = np.zeros(len(scale))
-            if source.name == "input":
-                zero = np.asarray(self.input_zero, np.float64).reshape(1, -1, 1, 1)
-                constant = -scale * (table * zero).sum((1, 2, 3))
+            constant = -scale * (table * zero.reshape(1, -1, 1, 1)).sum((1, 2, 3))
             self.tensors[f"{made.name}.weight"] = table
         gain = np.where(factor < 0, -1, 1) * np.maximum(np.abs(factor), 1e-12) * scale / made.step
         target = (factor * constant + offset) / made.step + made.zero
@@ -340,7 +355,7 @@ class Exporter:
         table = self.tensors[name + (".table" if op == "halut" else ".weight")]
         table[flip] = -np.clip(table[flip], -127, 127)
 
-    def add_halut(self, name, layer, source, table):
+    def add_halut(self, name, layer, source, table, zero):
         split = layer.split.numpy().astype(np.uint16)
         kernel = window(layer, source)[0]
         area = kernel[0] * kernel[1]
@@ -348,8 +363,8 @@ class Exporter:
         channel = split // area
         whole = np.zeros(threshold.shape)
         for node in range(1, 16):
-            step = source.step[channel[:, node.bit_length() - 1]]
-            whole[:, node] = np.floor(threshold[:, node] / step)
+            read = channel[:, node.bit_length() - 1]
+            whole[:, node] = np.floor(threshold[:, node] / source.step[read] + zero[read])
         always_right(whole, table)
         self.tensors[f"{name}.split"] = split
         self.tensors[f"{name}.threshold"] = np.clip(whole, 0, 255).astype(np.uint8)
@@ -389,10 +404,31 @@ def window(layer, source):
     return pair(layer.kernel_size), pair(layer.stride), pair(layer.padding)
 
 
-def check_convolution(node):
-    layer = node.module
+def unit(channels):
+    """A convolution that changes nothing, for a batch norm that follows none."""
+    layer = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+    nn.init.ones_(layer.weight)
+    return layer
+
+
+def cap(node):
+    return 6.0 if is_call(node, (nn.ReLU6,), (F.relu6,)) else None
+
+
+def check_limits(name, kernel, stride, pad, inputs, outputs):
+    if max(kernel + stride) > WINDOW_MAX:
+        raise ValueError(f"{name}: kernel {kernel}, stride {stride}: at most {WINDOW_MAX} are possible (a linear layer "
+                         "is a window over its whole map: pool first)")
+    if any(p >= k for p, k in zip(pad, kernel)):
+        raise ValueError(f"{name}: padding {pad} is not smaller than the kernel {kernel}")
+    if inputs * kernel[0] * kernel[1] > SUM_MAX or max(inputs, outputs) > OUTPUTS_MAX:
+        raise ValueError(f"{name}: {inputs} channels, kernel {kernel}, {outputs} outputs: at most {OUTPUTS_MAX} "
+                         f"channels, {OUTPUTS_MAX} outputs and {SUM_MAX} values in a sum are possible")
+
+
+def check_convolution(name, layer):
     if pair(layer.dilation) != [1, 1] or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ValueError(f"{node.name}: only zero padding given as numbers, and no dilation")
+        raise ValueError(f"{name}: only zero padding given as numbers, and no dilation")
 
 
 def span(below, above, zero):

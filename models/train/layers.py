@@ -36,13 +36,14 @@ def passes(x):
 class Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, table, threshold, layer):
+        last = not x.is_contiguous()
         x = x.float().contiguous()
         codes = passes(x).encode(layer, x, threshold)
         y = passes(x).accumulate(codes, table)
         ctx.save_for_backward(x, table, threshold, codes)
         ctx.layer = layer
-        y = y.view(len(x), *layer.out_size(x), -1)[..., :layer.out_channels]
-        return y.permute(0, 3, 1, 2)
+        y = y.view(len(x), *layer.out_size(x), -1)[..., :layer.out_channels].permute(0, 3, 1, 2)
+        return y if last else y.contiguous()  # in the memory format of x, as a convolution does it
 
     @staticmethod
     def backward(ctx, grad_y):

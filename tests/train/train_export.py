@@ -222,14 +222,21 @@ class Program(unittest.TestCase):
             self.agree(randomise(model, images, 3), images)
 
 
+class Plus(nn.Module):
+    def forward(self, x):
+        return x + 1
+
+
 class Refusals(unittest.TestCase):
-    def refuses(self, text, *layers, end=True):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), *layers)
+    def refuses(self, text, *layers, end=True, size=8, first=None, coarse=False):
+        model = nn.Sequential(first or nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), *layers)
+        if coarse:
+            layers[0].set_rows(100 * torch.randn(layers[0].codebooks, 16, layers[0].out_channels))
         if end:
             model.extend([nn.Flatten(), nn.LazyLinear(10)])
-            model(torch.zeros(1, 3, 8, 8))
+            model(torch.zeros(1, 3, size, size))
         with self.assertRaisesRegex(ValueError, text):
-            made_from(model, photos(4, 8, 1))
+            made_from(model, photos(4, size, 1))
 
     def test_names_the_layer_and_the_reason(self):
         self.refuses("has no integer form", nn.Sigmoid())
@@ -237,7 +244,12 @@ class Refusals(unittest.TestCase):
         self.refuses("ceil_mode", nn.MaxPool2d(3, 2, ceil_mode=True))
         self.refuses("unequal windows", nn.AdaptiveAvgPool2d(3))
         self.refuses("no dilation", nn.Conv2d(4, 4, 3, padding=2, dilation=2), nn.ReLU())
-        self.refuses("may be negative", nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU())
+        self.refuses("kernel \\[32, 32\\].*at most 31", nn.Flatten(), nn.Linear(4096, 4), nn.ReLU(), size=32)
+        self.refuses("padding \\[1, 1\\] is not smaller", nn.Conv2d(4, 4, 1, padding=1))
+        self.refuses("only two maps can be added", Plus())
+        self.refuses("would not end at the 6", HalutConv2d(4, 4, 3), nn.ReLU6(), coarse=True)
+        self.refuses("^0: reads, with padding, .*or the input", first=HalutConv2d(3, 4, 3, 1, 1))
+        self.refuses("may be negative", nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
         self.refuses("last layer must be", nn.Flatten(), HalutLinear(4 * 64, 10), end=False)
 
     def test_pools_to_the_size_that_an_adaptive_pool_asks_for(self):

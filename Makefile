@@ -65,7 +65,11 @@ $(BUILD)/halutd: $(call object,server/main.c $(SERVER_SRC)) $(BUILD)/libhalut.a
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call object,$(SERVER_SRC)) $(BUILD)/libhalut.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcheck -lsubunit -lrt $(SERVER_LIBS)
 
-tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC))
+$(BUILD)/tests/failmalloc.so: tests/failmalloc.c
+	@mkdir -p $(@D)
+	$(CC) $(HALUT_CFLAGS) -fPIC -shared -o $@ $<
+
+tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(BUILD)/tests/failmalloc.so
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(filter-out %.d,$(MAKEFILE_LIST)) | expand -t 18

@@ -134,8 +134,7 @@ static void reload_problem(void *self, const char *text) {
   snprintf(app->reload.report + used, sizeof app->reload.report - used, "%s\n", text);
 }
 
-static void reload_work(uv_work_t *work) {
-  struct halut_app *app = work->data;
+static void reload_files(struct halut_app *app) {
   struct halut_reload *reload = &app->reload;
   reload->keys = NULL;
   if (reload->only[0] != '\0') {
@@ -147,6 +146,12 @@ static void reload_work(uv_work_t *work) {
                                      &reload->problems, reload->report, &reload->diag);
   if (strcmp(app->config.keys_file, "off") != 0)
     reload->keys = halut_keys_open(app->config.keys_file, reload_problem, app);
+}
+
+static void reload_work(void *self) {
+  struct halut_app *app = self;
+  reload_files(app);
+  uv_async_send(&app->reloaded);
 }
 
 /* Keys and models are two things: what is wrong with one does not hold back the other. */
@@ -164,11 +169,10 @@ static void reload_keys(struct halut_app *app) {
   halut_app_log(app, HALUT_LOG_INFO, "reloaded: %u keys", halut_keys_count(app->keys));
 }
 
-static void reload_done(uv_work_t *work, int status) {
-  struct halut_app *app = work->data;
+static void reload_done(struct halut_app *app) {
   app->is_reloading = false;
-  if (status != 0)
-    app->reload.error = HALUT_ECANCELED;
+  if (app->has_reloader)
+    uv_thread_join(&app->reloader);
   if (app->reload.report[0] != '\0')
     halut_app_log(app, HALUT_LOG_ERROR, "reload:\n%s", app->reload.report);
   reload_keys(app);
@@ -198,6 +202,8 @@ static void reload_done(uv_work_t *work, int status) {
   halut_http_run(app->http); /* may ask for the next reload */
 }
 
+/* Not on the loop's pool, whose threads libuv makes when first asked, and ends the program if it
+ * cannot. */
 static void reload_start(struct halut_app *app, const char *only) {
   app->is_reloading = true;
   app->reload_again = false;
@@ -205,10 +211,28 @@ static void reload_start(struct halut_app *app, const char *only) {
                                       .request = app->reload.request,
                                       .answer = app->reload.answer};
   snprintf(app->reload.only, sizeof app->reload.only, "%s", only);
-  app->reloading.data = app;
-  int refused = uv_queue_work(&app->loop, &app->reloading, reload_work, reload_done);
-  assert(refused == 0);
-  (void)refused;
+  app->has_reloader = uv_thread_create(&app->reloader, reload_work, app) == 0;
+  if (app->has_reloader)
+    return;
+  app->reload.error = halut_fail(&app->reload.diag, HALUT_ENOMEM, 0, "no memory for a thread");
+  uv_async_send(&app->reloaded);
+}
+
+static void reload_on_wake(uv_async_t *handle) {
+  struct halut_app *app = handle->data;
+  if (app->is_reloading)
+    reload_done(app);
+}
+
+int halut_app_reload_open(struct halut_app *app) {
+  app->reloaded.data = app;
+  return uv_async_init(&app->loop, &app->reloaded, reload_on_wake) == 0 ? HALUT_OK : HALUT_EIO;
+}
+
+void halut_app_reload_close(struct halut_app *app) {
+  if (app->is_reloading)
+    reload_done(app);
+  uv_close((uv_handle_t *)&app->reloaded, NULL);
 }
 
 void halut_app_reload(struct halut_app *app) {

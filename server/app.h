@@ -28,8 +28,9 @@ struct halut_app {
   uint32_t workers;
   uv_loop_t loop;
   uv_signal_t interrupted, terminated, hung_up;
-  uv_work_t reloading;
-  bool is_reloading, reload_again, draining;
+  uv_thread_t reloader;
+  uv_async_t reloaded;
+  bool is_reloading, has_reloader, reload_again, draining;
   struct halut_cors cors;
   struct halut_tls tls;
   struct halut_keys *keys;       /* NULL: none, see auth.h */
@@ -40,7 +41,7 @@ struct halut_app {
   FILE *access_log; /* NULL: off */
   struct halut_app_logging logging;
   uint64_t started_ns;
-  struct halut_reload { /* made on a thread of the loop's pool, swapped in by the loop */
+  struct halut_reload { /* made on a thread of its own, swapped in by the loop */
     struct halut_catalog *old, *made;
     struct halut_keys *keys; /* NULL if there are none, or their file has a problem */
     uint32_t problems;
@@ -74,6 +75,10 @@ void halut_app_reload(struct halut_app *app);
  * way. */
 void halut_app_reload_for(struct halut_app *app, struct halut_request *request, const char *only,
                           void (*answer)(const struct halut_app *app, struct halut_reply *reply));
+/* What a reload needs of the loop. HALUT_EIO. Close it on the loop, once; that waits for a reload
+ * under way. */
+int halut_app_reload_open(struct halut_app *app) __attribute__((warn_unused_result));
+void halut_app_reload_close(struct halut_app *app);
 
 /* Sets app->logging as the configuration says. */
 void halut_app_log_open(struct halut_app *app);

@@ -15,11 +15,14 @@ static struct halut_json *body_open(struct halut_job *job, const char *const *ke
   const struct halut_request *request = job->request;
   struct halut_diag diag = {0};
   struct halut_json *json = NULL;
-  if (request->body_bytes == 0)
+  if (request->body_bytes == 0) {
     halut_job_fail(job, HALUT_EINVALID, "the body is empty: send JSON");
-  else if (halut_json_open((const char *)request->body, request->body_bytes, keys,
-                           job->limits->depth_max, &json, &diag) != HALUT_OK)
-    halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
+    return NULL;
+  }
+  int error = halut_json_open((const char *)request->body, request->body_bytes, keys,
+                              job->limits->depth_max, &json, &diag);
+  if (error != HALUT_OK)
+    halut_job_fail(job, error, "%s", diag.text);
   return json;
 }
 

@@ -60,13 +60,20 @@ static FILE *access_open(const struct halut_config *config,
 
 /* ---- the loop's events ---- */
 
+static void events_close(struct halut_app *app) {
+  uv_signal_t *handles[] = {&app->interrupted, &app->terminated, &app->hung_up};
+  for (size_t i = 0; i < 3; i++)
+    if (handles[i]->loop != NULL) /* initialised */
+      uv_close((uv_handle_t *)handles[i], NULL);
+  if (app->reloaded.loop != NULL)
+    halut_app_reload_close(app);
+}
+
 static void on_drained(void *self) {
   struct halut_app *app = self;
   halut_http_close(app->http);
   halut_pool_close(app->pool);
-  uv_close((uv_handle_t *)&app->interrupted, NULL);
-  uv_close((uv_handle_t *)&app->terminated, NULL);
-  uv_close((uv_handle_t *)&app->hung_up, NULL);
+  events_close(app);
 }
 
 static void on_signal(uv_signal_t *handle, int number) {
@@ -93,7 +100,7 @@ static void on_batch(void *self, uint32_t worker, struct halut_item **items, uin
   halut_compute(worker, items, count);
 }
 
-static int signals_open(struct halut_app *app) {
+static int events_open(struct halut_app *app) {
   uv_signal_t *handles[] = {&app->interrupted, &app->terminated, &app->hung_up};
   static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
   for (size_t i = 0; i < 3; i++) {
@@ -102,7 +109,7 @@ static int signals_open(struct halut_app *app) {
         uv_signal_start(handles[i], on_signal, numbers[i]) != 0)
       return HALUT_EIO;
   }
-  return HALUT_OK;
+  return halut_app_reload_open(app);
 }
 
 /* ---- opening ---- */
@@ -166,12 +173,17 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
     error = halut_pool_open(&app->loop, &pool, &app->pool, diag);
   if (error == HALUT_OK)
     error = halut_http_open(&app->loop, &http, &app->http, diag);
-  if (error != HALUT_OK)
+  if (error != HALUT_OK) {
+    for (uint32_t i = 0; i < http.listener_count; i++)
+      halut_listener_close(&listeners[i]);
+    halut_pool_close(app->pool);
     return error;
+  }
   for (uint32_t i = 0; i < http.listener_count; i++)
     printf("halutd: listening on %s\n", listeners[i].url);
+  fflush(stdout);
   halut_systemd_notify("READY=1");
-  return fflush(stdout) == 0 ? HALUT_OK : HALUT_EIO;
+  return HALUT_OK;
 }
 
 static void keys_problem(void *self, const char *text) {
@@ -234,8 +246,10 @@ static int models_open(struct halut_app *app, struct halut_config_problems *prob
 
 static int serve(struct halut_app *app) {
   struct halut_diag diag = {0};
-  if (signals_open(app) != HALUT_OK || server_open(app, &diag) != HALUT_OK) {
+  if (events_open(app) != HALUT_OK || server_open(app, &diag) != HALUT_OK) {
     fprintf(stderr, "halutd: %s\n", diag.text[0] != '\0' ? diag.text : "cannot start");
+    events_close(app);
+    uv_run(&app->loop, UV_RUN_DEFAULT); /* what was closed is freed */
     return 1;
   }
   halut_app_log(app, HALUT_LOG_INFO, "%u models ready, %u workers", app->catalog->count,

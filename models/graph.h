@@ -41,8 +41,6 @@ int halut_reader_whole(const json_t *object, const char *key, const char *where,
 int halut_reader_members(const json_t *object, const char *const *keys, const char *where,
                          struct halut_diag *diag);
 
-const char *halut_op_name(enum halut_op op); /* "maxpool" */
-
 /* Same letters as file names of models: [A-Za-z0-9_.-], 1..63, not starting with a dot. */
 bool halut_name_ok(const char *name);
 

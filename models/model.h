@@ -33,6 +33,8 @@ enum halut_op {
 #undef XX
 };
 
+const char *halut_op_name(enum halut_op op); /* "maxpool" */
+
 struct halut_node {
   char name[HALUT_NAME_MAX];
   enum halut_op op;

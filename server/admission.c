@@ -5,6 +5,7 @@
 
 #include "clock.h"
 #include "handlers.h"
+#include "inspect.h"
 
 void halut_answer(struct halut_request *request, unsigned status, const char *type,
                   struct halut_json_out *out) {
@@ -80,6 +81,22 @@ static void job_count(struct halut_app *app, struct halut_job *job) {
   tally->stats.device_encodes += job->stats.device_encodes;
 }
 
+/* Equal bits are the whole promise: a difference is an error of the machine or of the program. */
+static void compare_count(struct halut_app *app, const struct halut_job *job) {
+  const struct halut_comparison *compared = &job->inspect->compared;
+  const struct halut_model_info *info = job->entry->info;
+  app->metrics.comparisons++;
+  if (compared->identical)
+    return;
+  app->metrics.mismatches++;
+  halut_app_log(app, HALUT_LOG_ERROR,
+                "backends differ on model %s: %s element %u is %.9g on %s, %.9g on %s", info->name,
+                info->kind == HALUT_NETWORK ? info->nodes[compared->first.node].name : "output",
+                compared->first.element, compared->first.value[0],
+                job->catalog->options.backends[0]->name, compared->first.value[1],
+                job->catalog->options.backends[1]->name);
+}
+
 static void job_free(void *context) {
   struct halut_job *job = context;
   halut_catalog_drop(job->catalog);
@@ -93,6 +110,8 @@ static void job_done(struct halut_item *item) {
     app->metrics.timed_out++;
   if (job->entry != NULL)
     job_count(app, job);
+  if (!job->failed && job->inspect != NULL && job->inspect->compare)
+    compare_count(app, job);
   halut_http_resume(job->request);
 }
 

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "../models/rows.h"
+
 static const char ending[] = ".safetensors";
 
 /* ---- entries ---- */
@@ -88,11 +90,9 @@ static int entry_open(const struct halut_catalog_options *options, const char *f
   error = halut_model_open(path, &entry->model, diag);
   if (error != HALUT_OK)
     goto fail;
-  const struct halut_model_info *info = entry->info = halut_model_info(entry->model);
-  bool is_network = info->kind == HALUT_NETWORK;
-  entry->in_bytes = is_network ? (size_t)info->channels * info->height * info->width
-                               : info->columns * sizeof(float);
-  entry->out_bytes = is_network ? info->classes * sizeof(int32_t) : info->outputs * sizeof(float);
+  entry->info = halut_model_info(entry->model);
+  entry->in_bytes = halut_rows_in_bytes(entry->info);
+  entry->out_bytes = halut_rows_out_bytes(entry->info);
   entry->seats = calloc(options->workers, sizeof *entry->seats);
   if (entry->seats == NULL) {
     error = halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u workers", options->workers);

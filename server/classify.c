@@ -15,7 +15,8 @@
 #include "ranking.h"
 
 static const char *const json_keys[] = {"instances", "b64", NULL};
-static const char *const members[] = {"model", "backend", "top", "fit", "image", "instances", NULL};
+static const char *const members[] = {"model",     "backend", "top",    "fit",   "image",
+                                      "instances", "compare", "timing", "codes", NULL};
 
 bool halut_classify_is_json(const uint8_t *bytes, size_t size) {
   static const char blanks[] = " \t\r\n";

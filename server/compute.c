@@ -1,11 +1,14 @@
 /* DESIGN: the jobs of a batch are read first; then those of one model on one backend are laid end
  * to end into the worker's seat, batch_max inputs at a time, across the borders of jobs: forty
- * requests of one image and one request of forty images cost the same. */
+ * requests of one image and one request of forty images cost the same. Jobs that want to see inside
+ * (inspect.h) run alone, before the rest. */
 #include "job.h"
 
 #include <string.h>
 
+#include "../models/rows.h"
 #include "clock.h"
+#include "inspect.h"
 
 enum {
   GONE_AFTER_NS = 20000000
@@ -54,26 +57,6 @@ static uint32_t rows_move(struct cursor *at, void *seat, size_t bytes, uint32_t 
   return moved;
 }
 
-static struct halut_tensor tensor_of(const struct halut_entry *entry, void *data, uint32_t rows,
-                                     bool is_in) {
-  const struct halut_model_info *info = entry->info;
-  struct halut_tensor tensor = {.data = data, .rank = 2, .dim = {rows, 1, 1, 1}};
-  if (info->kind == HALUT_NETWORK && is_in) {
-    tensor.dtype = HALUT_U8;
-    tensor.rank = 4;
-    tensor.dim[1] = info->channels;
-    tensor.dim[2] = info->height;
-    tensor.dim[3] = info->width;
-  } else if (info->kind == HALUT_NETWORK) {
-    tensor.dtype = HALUT_I32;
-    tensor.dim[1] = info->classes;
-  } else {
-    tensor.dtype = HALUT_F32;
-    tensor.dim[1] = is_in ? info->columns : info->outputs;
-  }
-  return tensor;
-}
-
 /* All jobs are of one entry and backend. */
 static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) {
   struct halut_entry *entry = jobs[0]->entry;
@@ -88,8 +71,8 @@ static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) 
         rows_move(&in, seat->in, entry->in_bytes, jobs[0]->catalog->options.batch_max, true);
     if (rows == 0)
       break;
-    struct halut_tensor x = tensor_of(entry, seat->in, rows, true);
-    struct halut_tensor y = tensor_of(entry, seat->out, rows, false);
+    struct halut_tensor x = halut_rows_in(entry->info, seat->in, rows);
+    struct halut_tensor y = halut_rows_out(entry->info, seat->out, rows);
     error = halut_session_run(seat->session[jobs[0]->backend], &x, &y, &stats);
     if (error != HALUT_OK)
       break;
@@ -125,8 +108,12 @@ void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) {
     struct halut_job *job = (struct halut_job *)items[i];
     job_read(job);
-    if (!job->failed)
+    if (!job->failed && halut_inspect_alone(job))
+      halut_inspect_run(worker, job);
+    else if (!job->failed)
       ready[left++] = job;
+    if (!job->failed && halut_inspect_alone(job))
+      job_write(job);
   }
   while (left > 0) {
     uint32_t taken = 0, kept = 0;

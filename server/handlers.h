@@ -15,7 +15,7 @@ halut_handler_fn halut_handle_page, halut_handle_health, halut_handle_metrics;
 halut_handler_fn halut_handle_models, halut_handle_model;
 
 /* ---- inference.c: pictures and matrices ---- */
-halut_handler_fn halut_handle_classify, halut_handle_matmul;
+halut_handler_fn halut_handle_classify, halut_handle_matmul, halut_handle_explain;
 
 /* ---- repository.c: which models are served ---- */
 halut_handler_fn halut_handle_reload, halut_handle_v2_index, halut_handle_v2_load,

@@ -8,6 +8,7 @@
 
 #include "../core/energy.h"
 #include "clock.h"
+#include "inspect.h"
 
 /* One list: what a client did wrong is 4xx, what it may try again is 503, the rest is ours. */
 unsigned halut_job_status(int error) {
@@ -66,7 +67,7 @@ bool halut_job_options(struct halut_job *job, const json_t *object) {
     halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
     return false;
   }
-  return halut_job_backend(job, backend) &&
+  return halut_inspect_options(job, object) && halut_job_backend(job, backend) &&
          halut_job_choose(job, model != NULL ? model : job->model_name);
 }
 
@@ -89,19 +90,33 @@ void halut_job_write_head(const struct halut_job *job, struct halut_json_out *ou
                         job->catalog->options.backends[job->backend]->name);
 }
 
+/* What the accelerator did for this job: of its own backend, or of the one compared with. */
+static void device_write(const struct halut_job *job, struct halut_json_out *out) {
+  const struct halut_stats *stats = &job->stats;
+  int backend = job->backend;
+  if (stats->device_cycles == 0 && job->inspect != NULL && job->inspect->compare) {
+    backend = 1 - backend;
+    stats = &job->inspect->compared.stats[backend];
+  }
+  if (stats->device_cycles == 0)
+    return;
+  halut_json_out_format(
+      out,
+      ",\"device\":{\"backend\":\"%s\",\"cycles\":%" PRIu64 ",\"stalls\":%" PRIu64
+      ",\"utilisation\":%.4f,\"lookups\":%" PRIu64 ",\"table_bytes\":%" PRIu64
+      ",\"energy_uj\":%.3f}",
+      job->catalog->options.backends[backend]->name, stats->device_cycles, stats->device_stalls,
+      1.0 - (double)stats->device_stalls / (double)stats->device_cycles, stats->lookups,
+      stats->device_table_bytes, halut_energy(stats) * 1e-6);
+}
+
 void halut_job_write_tail(const struct halut_job *job, struct halut_json_out *out) {
   halut_json_out_format(
       out, ",\"timing_us\":{\"decode\":%" PRIu64 ",\"queue\":%" PRIu64 ",\"compute\":%" PRIu64 "}",
       job->phase_ns[HALUT_JOB_DECODE] / 1000, job->phase_ns[HALUT_JOB_QUEUE] / 1000,
       job->phase_ns[HALUT_JOB_COMPUTE] / 1000);
-  if (job->stats.device_cycles > 0)
-    halut_json_out_format(
-        out,
-        ",\"device\":{\"cycles\":%" PRIu64 ",\"stalls\":%" PRIu64 ",\"utilisation\":%.4f"
-        ",\"lookups\":%" PRIu64 ",\"table_bytes\":%" PRIu64 ",\"energy_uj\":%.3f}",
-        job->stats.device_cycles, job->stats.device_stalls,
-        1.0 - (double)job->stats.device_stalls / (double)job->stats.device_cycles,
-        job->stats.lookups, job->stats.device_table_bytes, halut_energy(&job->stats) * 1e-6);
+  halut_inspect_write(job, out);
+  device_write(job, out);
   halut_json_out_format(out, "}\n");
 }
 
@@ -124,5 +139,6 @@ void halut_job_free(struct halut_job *job) {
     job->detail_free(job->detail);
   free(job->in);
   free(job->out);
+  halut_inspect_free(job->inspect);
   free(job);
 }

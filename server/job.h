@@ -27,6 +27,7 @@ struct halut_job_limits {
 enum halut_answer { HALUT_AS_BODY = 0, HALUT_AS_JSON, HALUT_AS_NPY }; /* of a product */
 
 struct halut_job;
+struct halut_inspection; /* inspect.h */
 
 /* A way to ask and to be answered, on the worker: `read` takes the body to job->entry, rows and in;
  * on failure it makes the reply and sets job->failed. `write` takes job->out to the reply. */
@@ -34,7 +35,7 @@ struct halut_job_form {
   void (*read)(struct halut_job *job);
   void (*write)(struct halut_job *job);
 };
-extern const struct halut_job_form halut_classify_form, halut_matmul_form;
+extern const struct halut_job_form halut_classify_form, halut_matmul_form, halut_explain_form;
 
 struct halut_job {
   struct halut_item item; /* first: the pool hands it back */
@@ -59,6 +60,7 @@ struct halut_job {
   enum halut_answer answer;
   bool is_npy;      /* product: the body is an .npy array */
   bool is_columnar; /* the body named its "inputs", so the answer has "outputs" */
+  struct halut_inspection *inspect; /* what else is asked for, or NULL */
 
   /* Made by the worker. */
   struct halut_entry *entry; /* of the catalogue */
@@ -92,10 +94,11 @@ bool halut_job_base64(struct halut_job *job, const char *where,
                       const struct halut_json_slice *slice, uint32_t row);
 /* NULL leaves it; false after a failure. */
 bool halut_job_backend(struct halut_job *job, const char *backend);
-/* Takes "model" and "backend" from a JSON body; false after a failure. */
+/* Takes "model", "backend" and what inspect.h knows from a JSON body; false after a failure. */
 bool halut_job_options(struct halut_job *job, const json_t *object);
 
-/* The members that every JSON reply has: model, version, backend; later timing_us and device. */
+/* The members that every JSON reply has: model, version, backend; later timing_us, what inspect.h
+ * writes, and device. */
 void halut_job_write_head(const struct halut_job *job, struct halut_json_out *out);
 void halut_job_write_tail(const struct halut_job *job, struct halut_json_out *out);
 void halut_job_reply(struct halut_job *job, struct halut_json_out *out);

@@ -3,8 +3,25 @@
 
 #include "handlers.h"
 
+/* What a request may name: the nodes of a network. */
+static void layers_print(const struct halut_model_info *info, struct halut_json_out *out) {
+  halut_json_out_format(out, ",\"layers\":[");
+  for (uint32_t n = 0; n < info->node_count; n++) {
+    const struct halut_node *node = &info->nodes[n];
+    halut_json_out_format(out,
+                          "%s{\"name\":\"%s\",\"op\":\"%s\",\"channels\":%u,\"height\":%u"
+                          ",\"width\":%u",
+                          n > 0 ? "," : "", node->name, halut_op_name(node->op), node->channels,
+                          node->height, node->width);
+    if (node->op == HALUT_OP_HALUT)
+      halut_json_out_format(out, ",\"codebooks\":%u", node->lut.codebooks);
+    halut_json_out_format(out, "}");
+  }
+  halut_json_out_format(out, "]");
+}
+
 static void entry_print(const struct halut_catalog *catalog, const struct halut_entry *entry,
-                        struct halut_json_out *out) {
+                        bool is_whole, struct halut_json_out *out) {
   const struct halut_model_info *info = entry->info;
   halut_json_out_format(out, "{\"name\":\"%s\",\"version\":%u,\"kind\":\"%s\"", info->name,
                         info->version, info->kind == HALUT_NETWORK ? "network" : "product");
@@ -17,6 +34,8 @@ static void entry_print(const struct halut_catalog *catalog, const struct halut_
       halut_json_out_string(out, info->labels[i]);
     }
     halut_json_out_format(out, "]");
+    if (is_whole)
+      layers_print(info, out);
   } else {
     halut_json_out_format(out, ",\"columns\":%u,\"outputs\":%u,\"codebooks\":%u", info->columns,
                           info->outputs, info->lut.codebooks);
@@ -55,7 +74,7 @@ void halut_handle_models(void *self, struct halut_request *request) {
   halut_json_out_format(&out, "{\"models\":[");
   for (uint32_t i = 0; app->catalog != NULL && i < app->catalog->count; i++) {
     halut_json_out_format(&out, i > 0 ? "," : "");
-    entry_print(app->catalog, app->catalog->entries[i], &out);
+    entry_print(app->catalog, app->catalog->entries[i], false, &out);
     halut_json_out_format(&out, "}");
   }
   halut_json_out_format(&out, "]}\n");
@@ -79,7 +98,7 @@ void halut_handle_model(void *self, struct halut_request *request) {
     halut_request_error(request, 404, "no model named \"%s\"", name);
   if (entry == NULL)
     return;
-  entry_print(app->catalog, entry, &out);
+  entry_print(app->catalog, entry, true, &out);
   status_print(app->catalog, name, version, &out);
   halut_json_out_format(&out, "}\n");
   halut_answer(request, 200, "application/json", &out);

@@ -5,10 +5,11 @@
 #include <string.h>
 
 #include "../models/npy.h"
+#include "inspect.h"
 #include "number.h"
 
 static const char *const json_keys[] = {"a", NULL};
-static const char *const members[] = {"model", "backend", "a", NULL};
+static const char *const members[] = {"model", "backend", "a", "compare", "timing", "codes", NULL};
 
 static bool rows_check(struct halut_job *job, const char *name, uint64_t rows, uint64_t columns) {
   if (columns != job->entry->info->columns)
@@ -151,8 +152,9 @@ void halut_matmul_write_npy(struct halut_job *job) {
 
 static void matmul_write(struct halut_job *job) {
   struct halut_json_out out = {0};
-  if (job->is_npy) {
+  if (job->is_npy && !halut_inspect_alone(job)) {
     halut_matmul_write_npy(job);
+    halut_inspect_write(job, &out);
     return;
   }
   halut_job_write_head(job, &out);

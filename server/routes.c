@@ -14,6 +14,7 @@ const struct halut_route halut_routes[] = {
     {HALUT_GET, "/v1/models/{}/versions/{}", halut_handle_model, false, HALUT_INFER},
     {HALUT_POST | HALUT_PUT, "/v1/classify", halut_handle_classify, true, HALUT_INFER},
     {HALUT_POST, "/v1/matmul", halut_handle_matmul, true, HALUT_INFER},
+    {HALUT_POST, "/v1/explain", halut_handle_explain, true, HALUT_INFER},
     {HALUT_POST, "/v1/reload", halut_handle_reload, false, HALUT_ADMIN},
 
     {HALUT_GET, "/v2", halut_handle_v2_server, false, HALUT_OPEN},

@@ -112,6 +112,8 @@ static void job_done(struct halut_item *item) {
     job_count(app, job);
   if (!job->failed && job->inspect != NULL && job->inspect->compare)
     compare_count(app, job);
+  else if (!job->failed && !app->draining)
+    halut_shadow_offer(app->shadow, job);
   halut_http_resume(job->request);
 }
 

@@ -14,6 +14,7 @@
 #include "job.h"
 #include "metrics.h"
 #include "pool.h"
+#include "shadow.h"
 
 /* What is printed; may change while running. */
 struct halut_app_logging {
@@ -37,6 +38,7 @@ struct halut_app {
   struct halut_catalog *catalog; /* what new requests get; NULL until loaded */
   struct halut_http *http;
   struct halut_pool *pool;
+  struct halut_shadow *shadow; /* NULL: off */
   struct halut_metrics metrics;
   FILE *access_log; /* NULL: off */
   struct halut_app_logging logging;

@@ -312,6 +312,19 @@ static void set_socket_mode(struct halut_config *config, const char *source,
     config->socket_mode_bits = (unsigned)strtoul(text, NULL, 8);
 }
 
+static void set_shadow(struct halut_config *config, const char *source,
+                       struct halut_config_problems *problems) {
+  uint64_t every = 0;
+  bool is_off = strcmp(config->shadow, "off") == 0;
+  if (is_off || (strncmp(config->shadow, "1/", 2) == 0 &&
+                 parse_number(config->shadow + 2, false, &every) && every >= 1 &&
+                 every <= HALUT_SHADOW_EVERY_MAX))
+    config->shadow_every = every;
+  else
+    halut_config_problem(problems, "%s: shadow: \"%.32s\" is neither off nor 1/N, N in 1..%d",
+                         source, config->shadow, HALUT_SHADOW_EVERY_MAX);
+}
+
 static void set_text(struct halut_config *config, const struct setting *setting, const char *value,
                      const char *source, struct halut_config_problems *problems) {
   char *field = (char *)config + setting->offset;
@@ -329,6 +342,8 @@ static void set_text(struct halut_config *config, const struct setting *setting,
     set_listen(config, source, problems);
   if (field == config->socket_mode)
     set_socket_mode(config, source, problems);
+  if (field == config->shadow)
+    set_shadow(config, source, problems);
 }
 
 static void set_word(struct halut_config *config, const struct setting *setting, const char *value,
@@ -639,6 +654,8 @@ static void check_together(struct halut_config *config, struct halut_config_prob
                          (unsigned long long)config->body_total_max,
                          (unsigned long long)config->body_max);
   }
+  if (config->shadow_every > 0 && config->backend != HALUT_BACKEND_BOTH)
+    halut_config_problem(problems, "shadow: needs both backends (--backend both)");
 }
 
 int halut_config_read(int argc, char *const *argv, char *const *environment,

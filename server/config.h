@@ -16,7 +16,8 @@
 
 #include "../core/halut.h"
 
-enum { HALUT_CONFIG_TEXT_MAX = 512, HALUT_LISTEN_MAX = 8, HALUT_LISTEN_HOST_MAX = 108 };
+enum { HALUT_CONFIG_TEXT_MAX = 512, HALUT_LISTEN_MAX = 8,
+  HALUT_SHADOW_EVERY_MAX = 1000000, HALUT_LISTEN_HOST_MAX = 108 };
 
 /* What the command line asks for. */
 enum halut_config_mode {
@@ -60,6 +61,7 @@ struct halut_config {
   enum halut_config_mode mode;
   char config_path[HALUT_CONFIG_TEXT_MAX]; /* "" if no file was read */
   char health_url[HALUT_CONFIG_TEXT_MAX];  /* HALUT_MODE_HEALTH */
+  uint64_t shadow_every;                   /* `shadow` as N; 0: off */
   uint32_t listen_count;                   /* `listen`, taken apart: 1..HALUT_LISTEN_MAX */
   struct halut_listen listens[HALUT_LISTEN_MAX];
   unsigned socket_mode_bits; /* `socket-mode`, read */

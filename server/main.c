@@ -73,6 +73,7 @@ static void on_drained(void *self) {
   struct halut_app *app = self;
   halut_http_close(app->http);
   halut_pool_close(app->pool);
+  halut_shadow_close(app->shadow);
   events_close(app);
 }
 
@@ -136,6 +137,21 @@ static int give_up_root(const struct halut_app *app, const struct halut_listener
   return error;
 }
 
+static void on_shadow(void *self, const char *text) {
+  halut_app_log(self, HALUT_LOG_ERROR, "%s", text);
+}
+
+/* Its seat is the one after the workers'. */
+static int shadow_open(struct halut_app *app, struct halut_diag *diag) {
+  struct halut_shadow_options options = {.every = app->config.shadow_every,
+                                         .seat = app->workers,
+                                         .metrics = &app->metrics,
+                                         .report = on_shadow,
+                                         .self = app};
+  return options.every == 0 ? HALUT_OK
+                            : halut_shadow_open(&app->loop, &options, &app->shadow, diag);
+}
+
 static int server_open(struct halut_app *app, struct halut_diag *diag) {
   struct halut_listener listeners[HALUT_LISTEN_MAX];
   const struct halut_config *config = &app->config;
@@ -172,10 +188,13 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
   if (error == HALUT_OK)
     error = halut_pool_open(&app->loop, &pool, &app->pool, diag);
   if (error == HALUT_OK)
+    error = shadow_open(app, diag);
+  if (error == HALUT_OK)
     error = halut_http_open(&app->loop, &http, &app->http, diag);
   if (error != HALUT_OK) {
     for (uint32_t i = 0; i < http.listener_count; i++)
       halut_listener_close(&listeners[i]);
+    halut_shadow_close(app->shadow);
     halut_pool_close(app->pool);
     return error;
   }
@@ -230,7 +249,7 @@ static int models_open(struct halut_app *app, struct halut_config_problems *prob
   struct halut_catalog_options options = {
       .directory = app->config.models,
       .cpu = app->config.cpu == 0 ? NULL : halut_config_word("cpu", app->config.cpu),
-      .workers = app->workers,
+      .workers = app->workers + (app->config.shadow_every > 0 ? 1 : 0),
       .batch_max = (uint32_t)app->config.batch_max};
   choose_backends(&app->config, &options, problems);
   if (options.backend_count == 0)

@@ -199,6 +199,23 @@ START_TEST(refuses_bad_addresses) {
 }
 END_TEST
 
+START_TEST(reads_the_shadow) {
+  ck_assert_int_eq(read_all(NULL, NULL), 0);
+  ck_assert_uint_eq(config.shadow_every, 0);
+  ck_assert_int_eq(read_all(ARGUMENTS("--backend", "both", "--shadow", "1/50"), NULL), 0);
+  ck_assert_uint_eq(config.shadow_every, 50);
+  ck_assert_int_eq(read_all(ARGUMENTS("--backend", "both", "--shadow", "1/1000000"), NULL), 0);
+  static const char *const rows[] = {"on", "1", "2/3", "1/0", "1/", "1/x", "1/-2", "1/1000001"};
+  for (unsigned i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    ck_assert_int_eq(read_all(ARGUMENTS("--backend=both", "--shadow", rows[i]), NULL),
+                     HALUT_EINVALID);
+    ck_assert_ptr_nonnull(strstr(problems.text, "is neither off nor 1/N, N in 1..1000000"));
+  }
+  ck_assert_int_eq(read_all(ARGUMENTS("--shadow", "1/2"), NULL), HALUT_EINVALID);
+  expect_problems("shadow: needs both backends (--backend both)\n");
+}
+END_TEST
+
 START_TEST(knows_its_modes) {
   static const struct {
     const char *flag;
@@ -312,6 +329,7 @@ int main(void) {
   tcase_add_test(all, reads_sizes);
   tcase_add_test(all, reads_addresses);
   tcase_add_test(all, refuses_bad_addresses);
+  tcase_add_test(all, reads_the_shadow);
   tcase_add_test(all, knows_its_modes);
   tcase_add_test(all, prints_what_reads_back);
   tcase_add_test(all, helps_with_every_key);

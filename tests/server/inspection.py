@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import time
 import unittest
 
 import numpy as np
@@ -99,6 +100,27 @@ class Both(unittest.TestCase):
         self.assertGreater(reply["device"]["cycles"], 0)
         names = [layer["name"] for layer in reply["layers"]]
         self.assertIn("halut2+maxpool3", names)
+
+
+class Shadow(unittest.TestCase):
+    def test_computes_a_sample_again(self):
+        if not has_accelerator():
+            raise unittest.SkipTest("this build has no accelerator")
+        daemon = Daemon("--backend", "both", "--shadow", "1/3", models=(RESIDUAL, SMALL))
+        try:
+            image = reference.load(RESIDUAL)[0]["golden.input"][0].tobytes()
+            for backend in ("cpu", "rtl", "cpu", "cpu", "rtl", "rtl", "cpu"):
+                self.assertEqual(daemon.ask("POST", "/v1/classify?backend=" + backend, image).status, 200)
+            daemon.ask("POST", "/v1/classify?compare=true", image)  # is compared already: not offered
+            end = time.monotonic() + 60
+            while "\nhalutd_shadow_runs_total 2\n" not in (text := daemon.ask("GET", "/metrics").body.decode()):
+                self.assertLess(time.monotonic(), end, text)
+                time.sleep(0.05)
+            self.assertIn("\nhalutd_crosscheck_mismatch_total 0\n", text)
+            self.assertIn("\nhalutd_crosscheck_total 3\n", text)
+            self.assertIn("\nhalutd_shadow_dropped_total 0\n", text)
+        finally:
+            self.assertEqual(daemon.stop(), 0)
 
 
 class One(unittest.TestCase):

@@ -39,6 +39,15 @@ struct halut_epilogue {
   uint8_t zero;         /* subtracted by that addition: y = clamp(y + other - zero, 0, 255) */
 };
 
+struct halut_affine; /* affine.h */
+
+/* The ends of a product of floats: what becomes of x before and of the sums after (kernels.h:
+ * quantise, dequantise). */
+struct halut_floats {
+  const struct halut_affine *affine;
+  const float *scale, *bias; /* [outputs] */
+};
+
 struct halut_backend_ops {
   const char *name; /* "cpu", "rtl" */
   /* `options` is "key=value,key=value" or NULL; an unknown key is HALUT_EINVALID. */
@@ -61,6 +70,10 @@ struct halut_backend_ops {
    * product followed by the plain operations. */
   int (*conv)(struct halut_backend *backend, uint32_t handle, const uint8_t *in, uint32_t count,
               const struct halut_epilogue *epilogue, uint8_t *out, struct halut_stats *stats);
+  /* Optional (NULL): a product from floats to floats, x [rows][columns] to y [rows][outputs]. Same
+   * floats as quantise, product and dequantise one after another. */
+  int (*matmul)(struct halut_backend *backend, uint32_t handle, const struct halut_floats *floats,
+                const float *x, size_t rows, float *y, struct halut_stats *stats);
 };
 
 /* options: cpu=ref|ssse3|avx2|… (a ceiling) */

@@ -7,6 +7,7 @@
 
 #include "conv_cpu.h"
 #include "kernels.h"
+#include "matmul_cpu.h"
 #include "pack.h"
 
 struct cpu_layer {
@@ -21,6 +22,7 @@ struct halut_backend {
   uint8_t *codes; /* one block of the layer with the most codebooks */
   uint32_t codebooks_max;
   struct halut_conv_scratch scratch;
+  struct halut_matmul_scratch matmul;
 };
 
 static int cpu_options(const char *options, uint32_t *flags_out, struct halut_diag *diag) {
@@ -63,6 +65,7 @@ static void cpu_close(struct halut_backend *backend) {
     halut_conv_cpu_close(&backend->layer[i].conv);
   }
   halut_conv_scratch_close(&backend->scratch);
+  halut_matmul_scratch_close(&backend->matmul);
   free(backend->layer);
   free(backend->codes);
   free(backend);
@@ -95,6 +98,7 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
     error = halut_conv_scratch_fit(&backend->scratch, lut, conv, diag);
     if (!error) error = halut_conv_cpu_open(conv, &layer->conv, diag);
   }
+  if (!error && !conv) error = halut_matmul_scratch_fit(&backend->matmul, lut, diag);
   const enum halut_layout layout = backend->kernels.accumulate->layout;
   if (!error) error = halut_pack_get(lut, layout, &layer->packed, diag);
   if (error) {
@@ -143,9 +147,20 @@ static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_
   return HALUT_OK;
 }
 
+static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
+                      const struct halut_floats *floats, const float *x, size_t rows, float *y,
+                      struct halut_stats *stats) {
+  assert(handle < backend->layer_count);
+  const struct halut_packed *packed = backend->layer[handle].packed;
+  halut_matmul_cpu_run(packed, &backend->kernels, &backend->matmul, floats, x, rows, y);
+  if (stats) stats->lookups += (uint64_t)rows * packed->lut->codebooks * packed->lut->outputs;
+  return HALUT_OK;
+}
+
 const struct halut_backend_ops halut_backend_cpu = {.name = "cpu",
                                                     .open = cpu_open,
                                                     .close = cpu_close,
                                                     .load = cpu_load,
                                                     .product = cpu_product,
-                                                    .conv = cpu_conv};
+                                                    .conv = cpu_conv,
+                                                    .matmul = cpu_matmul};

@@ -55,17 +55,32 @@ typedef void halut_dense_fn(const struct halut_weights *weights, const uint8_t *
 typedef void halut_linear_fn(const int8_t *weight, const int32_t *bias, uint32_t outputs,
                              uint32_t inputs, const uint8_t *x, int32_t *y);
 
+/* Memory that will be read next: a hint that is never read through, and may be empty. */
+struct halut_ahead {
+  const char *at;
+  size_t bytes;
+};
+
+/* Asks for the next `bytes` of it, or what is left, to be brought into the second-level cache. */
+static inline void halut_ahead_fetch(struct halut_ahead *ahead, size_t bytes) {
+  bytes = bytes < ahead->bytes ? bytes : ahead->bytes;
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead->at + i, 0, 2);
+  ahead->at += bytes;
+  ahead->bytes -= bytes;
+}
+
 /* quantise: the floats that trees read, of x [rows][affine->columns], as u8:
  * value[i * stride + row] = clamp(rint((x[row][split[i]] - low[i]) * inverse[i]), 0, 255), a NaN
  * giving 0, ties to even, each step rounded to float. Whole vectors of HALUT_ROW_BLOCK rows are
- * written, 0 past the last row; `stride` has room for them. */
+ * written, 0 past the last row; `stride` has room for them. `ahead` may be prefetched meanwhile. */
 typedef void halut_quantise_fn(const struct halut_affine *affine, const float *x, size_t rows,
-                               uint8_t *value, size_t stride);
+                               uint8_t *value, size_t stride, struct halut_ahead ahead);
 
-/* dequantise: y[row * outputs + m] = (float)acc[m * stride + row] * scale[m] + bias[m], each step
+/* dequantise: y[row * y_stride + m] = (float)acc[m * stride + row] * scale[m] + bias[m], each step
  * rounded to float. Sums of whole vectors of HALUT_ROW_BLOCK rows must be readable. */
 typedef void halut_dequantise_fn(const int32_t *acc, size_t stride, const float *scale,
-                                 const float *bias, uint32_t outputs, size_t rows, float *y);
+                                 const float *bias, uint32_t outputs, size_t rows, float *y,
+                                 size_t y_stride);
 
 #define HALUT_KERNEL_DECLARE_encode(name) extern halut_encode_fn halut_encode_##name;
 #define HALUT_KERNEL_DECLARE_accumulate(name)                                                      \

@@ -76,7 +76,8 @@ INLINE __m256i quantise_word(const float *const row[ROWS], const struct halut_ta
 
 /* Groups first .. last - 1 of up to HALUT_ROW_BLOCK rows; rows past the last give 0. */
 static void quantise_chunk(const struct halut_affine *affine, uint32_t first, uint32_t last,
-                           const float *x, uint32_t rows, uint8_t *value, size_t stride) {
+                           const float *x, uint32_t rows, uint8_t *value, size_t stride,
+                           struct halut_ahead *ahead, size_t share) {
   __m256i word[CHUNK][WORDS];
   for (uint32_t w = 0; w < WORDS; w++) {
     const uint32_t row = w * ROWS;
@@ -90,6 +91,7 @@ static void quantise_chunk(const struct halut_affine *affine, uint32_t first, ui
     for (uint32_t r = 0; r < ROWS; r++)
       from[r] = x + (size_t)(row + (r < here ? r : 0)) * affine->columns;
     for (uint32_t g = first; g < last; g++) {
+      halut_ahead_fetch(ahead, share);
       const __m256 low = _mm256_loadu_ps(affine->sorted_low + g * HALUT_TAKE_WIDTH);
       const __m256 inverse = _mm256_loadu_ps(affine->sorted_inverse + g * HALUT_TAKE_WIDTH);
       const struct halut_take *take = affine->take + affine->take_start[g];
@@ -107,22 +109,24 @@ static void quantise_chunk(const struct halut_affine *affine, uint32_t first, ui
 }
 
 void halut_quantise_avx2(const struct halut_affine *affine, const float *x, size_t rows,
-                         uint8_t *value, size_t stride) {
+                         uint8_t *value, size_t stride, struct halut_ahead ahead) {
   if (!affine->take_start) { /* fewer columns than a load */
-    halut_quantise_ssse3(affine, x, rows, value, stride);
+    halut_quantise_ssse3(affine, x, rows, value, stride, ahead);
     return;
   }
+  const size_t words = (size_t)affine->groups * ((rows + ROWS - 1) / ROWS);
+  const size_t share = (ahead.bytes / words + 63) / 64 * 64;
   for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK) {
     uint32_t here = (uint32_t)(rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK);
     for (uint32_t g = 0; g < affine->groups; g += CHUNK)
       quantise_chunk(affine, g, affine->groups - g < CHUNK ? affine->groups : g + CHUNK,
-                     x + row * affine->columns, here, value + row, stride);
+                     x + row * affine->columns, here, value + row, stride, &ahead, share);
   }
 }
 
 /* Outputs m .. m + count - 1 of rows row .. row + 7, of which the first `rows` are wanted. */
 INLINE void dequantise8(const int32_t *acc, size_t stride, const float *scale, const float *bias,
-                        uint32_t count, uint32_t rows, float *y, size_t outputs) {
+                        uint32_t count, uint32_t rows, float *y, size_t y_stride) {
   __m256i v[8];
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < 8; i++) {
@@ -138,28 +142,29 @@ INLINE void dequantise8(const int32_t *acc, size_t stride, const float *scale, c
   for (uint32_t i = 0; i < 8; i++) {
     if (i >= rows) continue;
     if (count == 8)
-      _mm256_storeu_si256((__m256i *)(y + i * outputs), v[i]);
+      _mm256_storeu_si256((__m256i *)(y + i * y_stride), v[i]);
     else
-      _mm256_maskstore_epi32((int *)(y + i * outputs), wanted, v[i]);
+      _mm256_maskstore_epi32((int *)(y + i * y_stride), wanted, v[i]);
   }
 }
 
 void halut_dequantise_avx2(const int32_t *acc, size_t stride, const float *scale,
-                           const float *bias, uint32_t outputs, size_t rows, float *y) {
+                           const float *bias, uint32_t outputs, size_t rows, float *y,
+                           size_t y_stride) {
   for (size_t row = 0; row < rows; row += 16) {
     uint32_t here = (uint32_t)(rows - row < 16 ? rows - row : 16);
     for (uint32_t m = 0; m < outputs; m += 8) {
       const int32_t *from = acc + m * stride + row;
-      float *to = y + row * outputs + m;
+      float *to = y + row * y_stride + m;
       if (outputs - m >= 8 && here == 16) {
-        dequantise8(from, stride, scale + m, bias + m, 8, 8, to, outputs);
-        dequantise8(from + 8, stride, scale + m, bias + m, 8, 8, to + (size_t)8 * outputs, outputs);
+        dequantise8(from, stride, scale + m, bias + m, 8, 8, to, y_stride);
+        dequantise8(from + 8, stride, scale + m, bias + m, 8, 8, to + 8 * y_stride, y_stride);
         continue;
       }
       uint32_t count = outputs - m < 8 ? outputs - m : 8;
       for (uint32_t i = 0; i < here; i += 8)
         dequantise8(from + i, stride, scale + m, bias + m, count, here - i < 8 ? here - i : 8,
-                    to + (size_t)i * outputs, outputs);
+                    to + i * y_stride, y_stride);
     }
   }
 }

@@ -21,7 +21,8 @@ INLINE __m128i quantise16(const float *x, __m128 low, __m128 inverse) {
 }
 
 void halut_quantise_ssse3(const struct halut_affine *affine, const float *x, size_t rows,
-                          uint8_t *value, size_t stride) {
+                          uint8_t *value, size_t stride, struct halut_ahead ahead) {
+  (void)ahead;
   for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK, x += HALUT_ROW_BLOCK * affine->columns) {
     size_t here = rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK;
     for (uint32_t i = 0; i < affine->reads; i++) {
@@ -40,7 +41,7 @@ void halut_quantise_ssse3(const struct halut_affine *affine, const float *x, siz
 
 /* Four outputs of four rows. */
 INLINE void dequantise4(const int32_t *acc, size_t stride, const float *scale, const float *bias,
-                        float *y, size_t outputs) {
+                        float *y, size_t y_stride) {
   __m128 v[4];
 #pragma GCC unroll 4
   for (uint32_t m = 0; m < 4; m++) {
@@ -49,20 +50,21 @@ INLINE void dequantise4(const int32_t *acc, size_t stride, const float *scale, c
   }
   _MM_TRANSPOSE4_PS(v[0], v[1], v[2], v[3]);
 #pragma GCC unroll 4
-  for (uint32_t r = 0; r < 4; r++) _mm_storeu_ps(y + r * outputs, v[r]);
+  for (uint32_t r = 0; r < 4; r++) _mm_storeu_ps(y + r * y_stride, v[r]);
 }
 
 void halut_dequantise_ssse3(const int32_t *acc, size_t stride, const float *scale,
-                            const float *bias, uint32_t outputs, size_t rows, float *y) {
+                            const float *bias, uint32_t outputs, size_t rows, float *y,
+                            size_t y_stride) {
   const size_t whole_rows = rows / 4 * 4;
   const uint32_t whole = outputs / 4 * 4;
   for (size_t row = 0; row < whole_rows; row += 4)
     for (uint32_t m = 0; m < whole; m += 4)
-      dequantise4(acc + m * stride + row, stride, scale + m, bias + m, y + row * outputs + m,
-                  outputs);
+      dequantise4(acc + m * stride + row, stride, scale + m, bias + m, y + row * y_stride + m,
+                  y_stride);
   for (size_t row = 0; row < rows; row++)
     for (uint32_t m = row < whole_rows ? whole : 0; m < outputs; m++)
-      y[row * outputs + m] = (float)acc[m * stride + row] * scale[m] + bias[m];
+      y[row * y_stride + m] = (float)acc[m * stride + row] * scale[m] + bias[m];
 }
 
 #endif

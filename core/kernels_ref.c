@@ -93,7 +93,8 @@ void halut_linear_ref(const int8_t *weight, const int32_t *bias, uint32_t output
 }
 
 void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_t rows,
-                        uint8_t *value, size_t stride) {
+                        uint8_t *value, size_t stride, struct halut_ahead ahead) {
+  (void)ahead;
   for (uint32_t i = 0; i < affine->reads; i++) {
     for (size_t row = 0; row < halut_pad_rows(rows); row++) {
       float scaled = 0;
@@ -107,11 +108,11 @@ void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_
 }
 
 void halut_dequantise_ref(const int32_t *acc, size_t stride, const float *scale, const float *bias,
-                          uint32_t outputs, size_t rows, float *y) {
+                          uint32_t outputs, size_t rows, float *y, size_t y_stride) {
   for (size_t row = 0; row < rows; row++) {
     for (uint32_t m = 0; m < outputs; m++) {
       float scaled = (float)acc[m * stride + row] * scale[m];
-      y[row * outputs + m] = scaled + bias[m];
+      y[row * y_stride + m] = scaled + bias[m];
     }
   }
 }

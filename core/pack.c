@@ -271,6 +271,18 @@ void halut_shared_close(struct halut_shared *shared) {
   }
 }
 
+void halut_pack_slice(const struct halut_packed *packed, uint32_t first, uint32_t count,
+                      struct halut_slice *slice) {
+  const size_t quads = ((size_t)packed->lut->codebooks + 3) / 4 * 4 * HALUT_PROTOTYPES;
+  slice->packed = *packed;
+  slice->packed.lut = &slice->lut;
+  slice->lut = *packed->lut;
+  slice->lut.outputs = count;
+  slice->lut.table = pack_entries(packed->lut, first, 0);
+  if (packed->layout == HALUT_LAYOUT_BYTES) slice->packed.run_start += first;
+  if (packed->layout == HALUT_LAYOUT_QUADS) slice->packed.quad += first * quads;
+}
+
 int halut_weights_pack(const int8_t *raw, uint32_t outputs, uint32_t taps,
                        struct halut_weights *weights, struct halut_diag *diag) {
   size_t pairs = ((size_t)taps + 1) / 2 * 2;

@@ -63,6 +63,15 @@ int halut_pack_get(const struct halut_lut *lut, enum halut_layout layout,
     __attribute__((warn_unused_result));
 void halut_pack_put(const struct halut_packed *packed); /* NULL is fine */
 
+/* A packed table of some of its outputs, made without copying: valid as long as what it was made
+ * of, and until it is moved. `first` must be a multiple of HALUT_QUAD_OUTPUTS. */
+struct halut_slice {
+  struct halut_packed packed;
+  struct halut_lut lut;
+};
+void halut_pack_slice(const struct halut_packed *packed, uint32_t first, uint32_t count,
+                      struct halut_slice *slice);
+
 /* Weights of a dense int8 layer, [outputs][taps], in the forms that kernels read. Taps are padded
  * with zero weights. */
 struct halut_weights {

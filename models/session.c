@@ -297,7 +297,8 @@ static int product_open(struct halut_session *session, struct halut_diag *diag) 
   const struct halut_model_info *info = session->info;
   const struct halut_lut *lut = &info->lut;
   size_t rows = session->batch_max < TILE_ROWS_PRODUCT ? session->batch_max : TILE_ROWS_PRODUCT;
-  int rc = tile_alloc(session, rows, lut->codebooks, lut->outputs, diag);
+  int rc = session->ops->matmul ? 0
+                                : tile_alloc(session, rows, lut->codebooks, lut->outputs, diag);
   if (!rc)
     rc = halut_affine_open(info->columns, lut->codebooks * HALUT_LEVELS, info->split, info->low,
                            info->inverse, &session->affine, diag);
@@ -488,25 +489,37 @@ static int network_run(struct halut_session *session, const struct halut_tensor 
   return 0;
 }
 
+/* A product on a backend that has no `matmul`, a tile of rows at a time. */
+static int tiles_run(struct halut_session *session, const float *x, size_t rows, float *y,
+                     struct halut_stats *stats) {
+  const struct halut_model_info *info = session->info;
+  for (size_t row = 0; row < rows; row += session->tile_rows) {
+    size_t left = rows - row, here = left < session->tile_rows ? left : session->tile_rows;
+    size_t padded = halut_pad_rows(here);
+    session->kernels.quantise(&session->affine, x + row * info->columns, here, session->tile_value,
+                              padded, (struct halut_ahead){0});
+    int rc = session->ops->product(session->backend, session->handle[0], session->tile_value, here,
+                                   session->tile_acc, stats);
+    if (rc)
+      return rc;
+    session->kernels.dequantise(session->tile_acc, padded, info->scale, info->bias, info->outputs,
+                                here, y + row * info->outputs, info->outputs);
+  }
+  return 0;
+}
+
 static int product_run(struct halut_session *session, const struct halut_tensor *in,
                        struct halut_tensor *out, struct halut_stats *stats) {
   const struct halut_model_info *info = session->info;
   if (in->rank != 2 || in->dim[1] != info->columns || out->dim[1] != info->outputs)
     return HALUT_ESHAPE;
-  const float *x = in->data;
-  float *y = out->data;
-  for (size_t row = 0; row < in->dim[0]; row += session->tile_rows) {
-    size_t left = in->dim[0] - row, rows = left < session->tile_rows ? left : session->tile_rows;
-    size_t padded = halut_pad_rows(rows);
-    session->kernels.quantise(&session->affine, x + row * info->columns, rows, session->tile_value,
-                              padded);
-    int rc = session->ops->product(session->backend, session->handle[0], session->tile_value, rows,
-                                   session->tile_acc, stats);
-    if (rc)
-      return rc;
-    session->kernels.dequantise(session->tile_acc, padded, info->scale, info->bias, info->outputs,
-                                rows, y + row * info->outputs);
-  }
+  const struct halut_floats floats = {&session->affine, info->scale, info->bias};
+  int rc = session->ops->matmul
+               ? session->ops->matmul(session->backend, session->handle[0], &floats, in->data,
+                                      in->dim[0], out->data, stats)
+               : tiles_run(session, in->data, in->dim[0], out->data, stats);
+  if (rc)
+    return rc;
   if (session->observe)
     session->observe(session->observer, 0, out);
   return 0;

@@ -463,10 +463,11 @@ START_TEST(quantise_matches_ref) {
     ck_assert_int_eq(halut_affine_open(columns, reads, split, low, inverse, &affine, NULL), 0);
     uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
     poison(want, bytes);
-    halut_quantise_ref(&affine, x, rows, want, stride);
+    struct halut_ahead ahead = {(const char *)x, random_below(2) * rows * columns * sizeof *x};
+    halut_quantise_ref(&affine, x, rows, want, stride, ahead);
     FOR_EACH(quantise, k) {
       poison(got, bytes);
-      k->fn.quantise(&affine, x, rows, got, stride);
+      k->fn.quantise(&affine, x, rows, got, stride, ahead);
       ck_assert_msg(same_with_guard(want, got, bytes), "quantise %s, %u rows, %u columns, %u reads",
                     k->name, rows, columns, reads);
     }
@@ -495,7 +496,7 @@ START_TEST(quantise_rounds_as_written) {
   ck_assert_int_eq(halut_affine_open(COLUMNS, 1, split, low, inverse, &affine, NULL), 0);
   for (int i = 0; i < LISTED; i++) x[i][split[0]] = list[i].x;
   FOR_EACH(quantise, k) {
-    k->fn.quantise(&affine, x[0], LISTED, value, sizeof value);
+    k->fn.quantise(&affine, x[0], LISTED, value, sizeof value, (struct halut_ahead){0});
     for (int i = 0; i < LISTED; i++)
       ck_assert_msg(value[i] == list[i].value, "quantise %s: %g gives %u, not %u", k->name,
                     (double)list[i].x, value[i], list[i].value);
@@ -508,7 +509,8 @@ START_TEST(dequantise_matches_ref) {
   for (int round = 0; round < 2 * ROUNDS; round++) {
     uint32_t rows = 1 + random_below(90), outputs = 1 + random_below(round % 2 ? 12 : 70);
     size_t stride = halut_pad_rows(rows) + 32 * random_below(2);
-    size_t bytes = (size_t)rows * outputs * sizeof(float);
+    size_t y_stride = outputs + random_below(2) * 5;
+    size_t bytes = ((rows - 1) * y_stride + outputs) * sizeof(float);
     int32_t *acc = (int32_t *)(void *)buffer_make_aligned(outputs * stride * sizeof *acc);
     for (size_t i = 0; i < outputs * stride; i++)
       acc[i] = random_below(4) ? (int32_t)random_below(200001) - 100000 : (int32_t)random_next();
@@ -519,10 +521,12 @@ START_TEST(dequantise_matches_ref) {
     }
     uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
     poison(want, bytes);
-    halut_dequantise_ref(acc, stride, scale, bias, outputs, rows, (float *)(void *)want);
+    halut_dequantise_ref(acc, stride, scale, bias, outputs, rows, (float *)(void *)want,
+                         y_stride);
     FOR_EACH(dequantise, k) {
       poison(got, bytes);
-      k->fn.dequantise(acc, stride, scale, bias, outputs, rows, (float *)(void *)got);
+      k->fn.dequantise(acc, stride, scale, bias, outputs, rows, (float *)(void *)got,
+                       y_stride);
       ck_assert_msg(same_with_guard(want, got, bytes), "dequantise %s, %u rows, %u outputs",
                     k->name, rows, outputs);
     }

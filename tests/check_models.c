@@ -2,6 +2,7 @@
  * backend, instruction set and batch size, fused and node by node. Runs from the top folder. */
 #include <check.h>
 #include <glob.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -349,6 +350,46 @@ START_TEST(finds_backends_by_name) {
 }
 END_TEST
 
+/* The fused product and its three steps give the same floats, whatever the number of rows. */
+START_TEST(fuses_products_exactly) {
+  static const uint32_t counts[] = {1, 2, 31, 32, 33, 127, 128, 129, 255, 256, 300, 700};
+  enum { COUNTS = sizeof(counts) / sizeof(counts[0]), ROWS = 700 };
+  struct halut_backend_ops plain = halut_backend_cpu;
+  plain.matmul = NULL;
+  struct halut_model *model = model_open(files.gl_pathv[_i]);
+  const struct halut_model_info *info = halut_model_info(model);
+  for (size_t ceiling = 0; ceiling < CEILINGS && info->kind == HALUT_PRODUCT; ceiling++) {
+    char text[32];
+    const char *options = options_make(&halut_backend_cpu, ceiling, text);
+    if (!options)
+      continue;
+    struct halut_session *fused = session_open(model, &halut_backend_cpu, options, ROWS);
+    struct halut_session *steps = session_open(model, &plain, "cpu=ref", ROWS);
+    for (size_t i = 0; i < COUNTS; i++) {
+      size_t values = (size_t)counts[i] * info->columns, outputs = counts[i] * info->outputs;
+      float *x = malloc(values * sizeof *x), *is = malloc(outputs * sizeof *is);
+      float *wanted = malloc(outputs * sizeof *wanted);
+      ck_assert(x && is && wanted);
+      for (size_t v = 0; v < values; v++)
+        x[v] = v % 61 == 7 ? NAN : (float)(int)(v * 2654435761u >> 16 & 1023) / 8 - 32;
+      struct halut_tensor in = {x, HALUT_F32, 2, {counts[i], info->columns, 1, 1}};
+      struct halut_tensor out = {is, HALUT_F32, 2, {counts[i], info->outputs, 1, 1}};
+      ck_assert_int_eq(halut_session_run(fused, &in, &out, NULL), 0);
+      out.data = wanted;
+      ck_assert_int_eq(halut_session_run(steps, &in, &out, NULL), 0);
+      ck_assert_msg(memcmp(is, wanted, outputs * sizeof *is) == 0, "%s, %s: %u rows differ",
+                    files.gl_pathv[_i], options, counts[i]);
+      free(x);
+      free(is);
+      free(wanted);
+    }
+    halut_session_close(fused);
+    halut_session_close(steps);
+  }
+  halut_model_close(model);
+}
+END_TEST
+
 /* A backend that fails when told, to see that a session passes its errors on and lives. */
 static int fail_with;
 static int failing_product(struct halut_backend *backend, uint32_t handle, const uint8_t *value,
@@ -362,6 +403,7 @@ START_TEST(passes_faults_on_and_recovers) {
   failing.name = "failing";
   failing.product = failing_product;
   failing.conv = NULL;
+  failing.matmul = NULL;
   struct halut_model *model = model_open(files.gl_pathv[_i]);
   struct halut_tensor in, out;
   ck_assert_int_eq(halut_model_golden(model, &in, &out), 0);
@@ -392,6 +434,7 @@ int main(void) {
   tcase_set_timeout(golden, 200);
   tcase_add_loop_test(golden, computes_its_golden_example, 0, count);
   tcase_add_loop_test(golden, shows_every_node_the_same_on_every_backend, 0, count);
+  tcase_add_loop_test(golden, fuses_products_exactly, 0, count);
   tcase_add_loop_test(golden, passes_faults_on_and_recovers, 0, count);
   tcase_add_test(golden, fuses_what_the_flagship_repeats);
   tcase_add_test(golden, counts_lookups);

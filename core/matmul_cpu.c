@@ -1,0 +1,90 @@
+/* DESIGN: a block of HALUT_CODE_BLOCK rows goes from floats to floats before the next one begins,
+ * and within it a few outputs from codes to floats, so that the sums stay in the first-level cache.
+ * The floats of the next block are the only thing that comes from far away, and fetching them takes
+ * about as long as all the computing: they are prefetched evenly, the first half of them while this
+ * block is quantised, the other while it is summed. */
+#include "matmul_cpu.h"
+
+#include <stdlib.h>
+
+enum {
+  SUM_OUTPUTS = HALUT_QUAD_OUTPUTS, /* summed between two rounds of prefetching */
+  PUT_OUTPUTS = 8                   /* made floats at a time */
+};
+static_assert(PUT_OUTPUTS % SUM_OUTPUTS == 0, "sums are whole when they are made floats");
+
+int halut_matmul_scratch_fit(struct halut_matmul_scratch *scratch, const struct halut_lut *lut,
+                             struct halut_diag *diag) {
+  if (lut->codebooks <= scratch->codebooks) return HALUT_OK;
+  struct halut_matmul_scratch grown = {.codebooks = lut->codebooks};
+  const size_t block = (size_t)lut->codebooks * HALUT_CODE_BLOCK;
+  grown.value = halut_alloc(block * HALUT_LEVELS);
+  grown.codes = halut_alloc(block + 3 * HALUT_CODE_BLOCK); /* a fourth of a group may be missing */
+  grown.acc = halut_alloc(PUT_OUTPUTS * HALUT_CODE_BLOCK * sizeof(int32_t));
+  if (!grown.value || !grown.codes || !grown.acc) {
+    halut_matmul_scratch_close(&grown);
+    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u codebooks", lut->codebooks);
+  }
+  halut_matmul_scratch_close(scratch);
+  *scratch = grown;
+  return HALUT_OK;
+}
+
+void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch) {
+  free(scratch->value);
+  free(scratch->codes);
+  free(scratch->acc);
+  *scratch = (struct halut_matmul_scratch){0};
+}
+
+static void block_encode(const struct halut_lut *lut, const struct halut_kernels *kernels,
+                         struct halut_matmul_scratch *scratch, size_t wide) {
+  for (uint32_t c = 0; c < lut->codebooks; c++) {
+    const uint8_t *source[HALUT_LEVELS];
+    for (size_t level = 0; level < HALUT_LEVELS; level++)
+      source[level] = scratch->value + ((size_t)c * HALUT_LEVELS + level) * HALUT_CODE_BLOCK;
+    kernels->encode(source, NULL, lut->threshold + (size_t)c * HALUT_PROTOTYPES, wide,
+                    scratch->codes + (size_t)c * HALUT_CODE_BLOCK, 0);
+  }
+}
+
+/* Sums and floats of all outputs of a block, fetching `ahead` meanwhile. */
+static void block_sum(const struct halut_packed *packed, const struct halut_kernels *kernels,
+                      struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
+                      size_t rows, struct halut_ahead ahead, float *y) {
+  const uint32_t outputs = packed->lut->outputs;
+  const uint32_t wide = (uint32_t)halut_pad_rows(rows);
+  const size_t share = ahead.bytes / ((outputs + SUM_OUTPUTS - 1) / SUM_OUTPUTS);
+  for (uint32_t m = 0; m < outputs; m += PUT_OUTPUTS) {
+    const uint32_t puts = outputs - m < PUT_OUTPUTS ? outputs - m : PUT_OUTPUTS;
+    for (uint32_t s = 0; s < puts; s += SUM_OUTPUTS) {
+      const uint32_t sums = puts - s < SUM_OUTPUTS ? puts - s : SUM_OUTPUTS;
+      struct halut_slice slice;
+      halut_ahead_fetch(&ahead, share);
+      halut_pack_slice(packed, m + s, sums, &slice);
+      kernels->accumulate->sum(&slice.packed, scratch->codes, wide,
+                               scratch->acc + s * HALUT_CODE_BLOCK, HALUT_CODE_BLOCK);
+    }
+    kernels->dequantise(scratch->acc, HALUT_CODE_BLOCK, floats->scale + m, floats->bias + m, puts,
+                        rows, y + m, outputs);
+  }
+}
+
+void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_kernels *kernels,
+                          struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
+                          const float *x, size_t rows, float *y) {
+  const struct halut_lut *lut = packed->lut;
+  const size_t columns = floats->affine->columns;
+  for (size_t row = 0; row < rows; row += HALUT_CODE_BLOCK) {
+    const size_t left = rows - row, here = left < HALUT_CODE_BLOCK ? left : HALUT_CODE_BLOCK;
+    const size_t next = left - here < HALUT_CODE_BLOCK ? left - here : HALUT_CODE_BLOCK;
+    const float *from = x + row * columns;
+    const size_t half = next * columns * sizeof *x / 2;
+    const struct halut_ahead first = {(const char *)(from + here * columns), half};
+    const struct halut_ahead second = {first.at + half, half};
+    kernels->quantise(floats->affine, from, here, scratch->value, HALUT_CODE_BLOCK, first);
+    block_encode(lut, kernels, scratch, halut_pad_rows(here));
+    if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
+    block_sum(packed, kernels, scratch, floats, here, second, y + row * lut->outputs);
+  }
+}

@@ -1,0 +1,29 @@
+/* matmul_cpu.h: a whole raw product on the CPU kernels, floats to floats.
+ *
+ * Belongs to one thread at a time.
+ */
+#ifndef HALUT_MATMUL_CPU_H
+#define HALUT_MATMUL_CPU_H
+
+#include "backend.h"
+#include "kernels.h"
+
+/* Memory that one thread needs for any of its products: zero it, grow it at load. */
+struct halut_matmul_scratch {
+  uint8_t *value; /* [codebooks][HALUT_LEVELS][HALUT_CODE_BLOCK] */
+  uint8_t *codes; /* [codebooks][HALUT_CODE_BLOCK] */
+  int32_t *acc;   /* sums of the outputs that are made at a time */
+  uint32_t codebooks;
+};
+
+/* HALUT_ENOMEM. */
+int halut_matmul_scratch_fit(struct halut_matmul_scratch *scratch, const struct halut_lut *lut,
+                             struct halut_diag *diag) __attribute__((warn_unused_result));
+void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch);
+
+/* backend.h: matmul. */
+void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_kernels *kernels,
+                          struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
+                          const float *x, size_t rows, float *y);
+
+#endif

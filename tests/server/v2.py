@@ -588,6 +588,11 @@ class Repository(unittest.TestCase):
         for body in (b"[]", b"x", b'{"ready":' + b"[" * 250000 + b"]" * 250000 + b"}"):
             self.refused(400, "failed to parse the request JSON", self.post("/v2/repository/index", body))
 
+    def test_a_post_without_a_body_needs_no_length(self):
+        for path in ("/v2/repository/index", "/v2/repository/models/signal/load"):
+            answer = self.daemon.send(f"POST {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            self.assertEqual(answer.status, 200, path)
+
     def test_unload_and_load(self):
         before = self.infer()
         self.assertEqual(before.status, 200)

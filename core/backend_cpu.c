@@ -84,7 +84,7 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
     return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for layer %u", backend->layer_count);
   backend->layer = layer;
   if (lut->codebooks > backend->codebooks_max) {
-    uint8_t *codes = halut_alloc((size_t)lut->codebooks * HALUT_CODE_BLOCK);
+    uint8_t *codes = halut_alloc(halut_codes_bytes(lut->codebooks));
     if (!codes)
       return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u codebooks", lut->codebooks);
     free(backend->codes);

@@ -74,7 +74,7 @@ int halut_conv_scratch_fit(struct halut_conv_scratch *scratch, const struct halu
   size_t positions = (size_t)conv->out_h * conv->out_w, value_bytes = 0;
   size_t wide = positions < HALUT_CODE_BLOCK ? HALUT_CODE_BLOCK : halut_pad_rows(positions);
   int error = grow(&scratch->codes, &scratch->codes_bytes,
-                   ((size_t)lut->codebooks + 1) * HALUT_CODE_BLOCK, diag);
+                   halut_codes_bytes(lut->codebooks) + HALUT_CODE_BLOCK, diag);
   if (!error) error = grow(&scratch->tile, &scratch->tile_bytes, lut->outputs * wide, diag);
   if (error || scratch->value) return error;
   error = grow(&scratch->value, &value_bytes, (HALUT_LEVELS + 1) * HALUT_CODE_BLOCK, diag);

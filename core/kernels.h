@@ -28,7 +28,8 @@ typedef void halut_encode_fn(const uint8_t *const source[HALUT_LEVELS], const ui
 
 /* accumulate: sums of table entries over one block of codes, [codebooks][HALUT_CODE_BLOCK], of
  * which the first `rows` (a multiple of HALUT_SUM_ROWS, at most HALUT_CODE_BLOCK) are wanted.
- * `arrange` (optional, NULL) reorders a block in place, once, before `sum` and `map` read it.
+ * `arrange` (optional, NULL) reorders a block in place, once, before `sum` and `map` read it; the
+ * block then has room for halut_codes_bytes(codebooks), and what pads it may be anything.
  * `sum`: acc[m * stride + row], exact.
  * `map`: out[m * stride + row] = requantised sum, exact; `rows` bytes an output are written. */
 struct halut_accumulate {
@@ -39,6 +40,11 @@ struct halut_accumulate {
   void (*map)(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
               const struct halut_requant *requant, uint8_t *out, size_t stride);
 };
+
+/* Bytes of a block of codes, its codebooks padded to a multiple of four. */
+static inline size_t halut_codes_bytes(uint32_t codebooks) {
+  return ((size_t)codebooks + 3) / 4 * 4 * HALUT_CODE_BLOCK;
+}
 
 /* pool2: 2x2 maximum of a map of `height` x `width` (both even) into one of half the size. */
 typedef void halut_pool2_fn(const uint8_t *in, uint32_t height, uint32_t width, uint8_t *out);

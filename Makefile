@@ -40,7 +40,7 @@ SERVER_LIBS = -lmicrohttpd -lgnutls -luv $(PICTURE_LIBS) $(MODEL_LIBS)
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
 
 .DEFAULT_GOAL := all
-.PHONY: fuzz all tests help deps deps-test deps-deploy run check test bench asan ubsan tsan lint man install \
+.PHONY: fuzz soak all tests help deps deps-test deps-deploy run check test bench asan ubsan tsan lint man install \
   container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
@@ -111,6 +111,9 @@ tsan: ## the quick tests under the thread sanitizer
 
 fuzz: ## fuzz what reads outside data, SECS (60) seconds a target (needs clang)
 	FUZZ_OUT=$(BUILD)-fuzz tests/fuzz.sh $(or $(SECS),60)
+
+soak: all ## ill-behaved clients for MINUTES (10): answers, memory and descriptors accounted for
+	HALUT_BUILD=$(abspath $(BUILD)) /usr/bin/python3 tests/server/chaos.py --minutes $(or $(MINUTES),10)
 
 lint: ## check the sources against the house rules
 	tests/tidy.sh

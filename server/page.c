@@ -17,12 +17,23 @@
   extern const char file_##name[] __attribute__((visibility("hidden")));                           \
   extern const char file_##name##_end[] __attribute__((visibility("hidden")))
 
+#define SCRIPT "text/javascript; charset=utf-8"
+
 /* name, path of the request, path of the file, type */
 #define PAGE_MAP(XX)                                                                               \
   XX(index, "/", "server/page/index.html", "text/html; charset=utf-8")                             \
   XX(style, "/page/style.css", "server/page/style.css", "text/css; charset=utf-8")                 \
-  XX(script, "/page/page.js", "server/page/page.js", "text/javascript; charset=utf-8")             \
-  XX(client, "/page/halutd.js", "clients/js/halutd.js", "text/javascript; charset=utf-8")          \
+  XX(page_js, "/page/page.js", "server/page/page.js", SCRIPT)                                      \
+  XX(dom_js, "/page/dom.js", "server/page/dom.js", SCRIPT)                                         \
+  XX(server_js, "/page/server.js", "server/page/server.js", SCRIPT)                                \
+  XX(picture_js, "/page/picture.js", "server/page/picture.js", SCRIPT)                             \
+  XX(classify_js, "/page/classify.js", "server/page/classify.js", SCRIPT)                          \
+  XX(explain_js, "/page/explain.js", "server/page/explain.js", SCRIPT)                             \
+  XX(matrix_js, "/page/matrix.js", "server/page/matrix.js", SCRIPT)                                \
+  XX(multiply_js, "/page/multiply.js", "server/page/multiply.js", SCRIPT)                          \
+  XX(learning_js, "/page/learning.js", "server/page/learning.js", SCRIPT)                          \
+  XX(live_js, "/page/live.js", "server/page/live.js", SCRIPT)                                      \
+  XX(client_js, "/page/halutd.js", "clients/js/halutd.js", SCRIPT)                                 \
   XX(icon, "/page/icon.svg", "server/page/icon.svg", "image/svg+xml")
 
 #define XX(name, request, file, type) FILE_DATA(name, file);

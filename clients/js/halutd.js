@@ -116,12 +116,22 @@ export class Client {
     this.headers = headers;
   }
 
-  /** The likeliest labels of a picture: {model, backend, top: [{label, index, probability}], timing_us}. */
-  async classify(image, { model, top = 5, fit, backend, signal } = {}) {
-    const query = this.#query({ top, model, fit, backend });
+  /**
+   * The likeliest labels of a picture: {model, backend, top: [{label, index, probability}], timing_us}. `timing`
+   * ("layers"), `compare` (true) and `codes` (the name of a layer) add what the server says of them.
+   */
+  async classify(image, { model, top = 5, fit, backend, timing, compare, codes, signal } = {}) {
+    const query = this.#query({ top, model, fit, backend, timing, compare, codes });
     const headers = { "Content-Type": "application/octet-stream" };
     const reply = await this.#call("POST", `/v1/classify${query}`, image, headers, signal);
     return reply.json();
+  }
+
+  /** How a learned layer made its output `output` at column x, row y, for this picture: every table entry it added. */
+  async explain(image, { layer, x, y, output, codebook, model, fit, backend, signal }) {
+    const query = this.#query({ layer, x, y, output, codebook, model, fit, backend });
+    const headers = { "Content-Type": "application/octet-stream" };
+    return (await this.#call("POST", `/v1/explain${query}`, image, headers, signal)).json();
   }
 
   /**
@@ -179,6 +189,11 @@ export class Client {
   /** What /v1/models says. */
   async models({ signal } = {}) {
     return (await this.#call("GET", "/v1/models", undefined, {}, signal)).json();
+  }
+
+  /** What /v1/models says of one model; of a network, with its layers. */
+  async model(name, { signal } = {}) {
+    return (await this.#call("GET", `/v1/models/${encodeURIComponent(name)}`, undefined, {}, signal)).json();
   }
 
   /** The protocol's metadata of the server, or of a model. */

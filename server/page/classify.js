@@ -1,0 +1,164 @@
+// classify.js: the first tab: a picture in, labels, times and the agreement of the backends out.
+import { by, fillBars, fillSelect, say, show } from "./dom.js";
+import { explainPicture } from "./explain.js";
+import { pixelsOf, reduce, showPlanar } from "./picture.js";
+import { client, modelOf, onModels } from "./server.js";
+
+let picture = null; // ImageData, kept so that another fit or model can be tried at once
+let planar = null; // what was classified last
+
+const chosen = () => modelOf(by("model").value);
+const percent = (value) => `${(100 * value).toFixed(1)} %`;
+const micros = (value) => (value >= 10 ? value.toFixed(0) : value.toFixed(1));
+
+async function takeFile(file) {
+  if (!file) return;
+  try {
+    picture = await pixelsOf(file);
+  } catch {
+    say("verdict", `${file.name || "That"} is no picture that this browser can read.`, "bad");
+    return;
+  }
+  await classify();
+}
+
+async function classify() {
+  const model = chosen();
+  if (picture === null || model === undefined) return;
+  const squash = document.querySelector('[name="fit"]:checked').value === "squash";
+  planar = reduce(picture, squash, model.width, model.height);
+  showPlanar(by("seen"), planar, model.width, model.height);
+  by("seen").setAttribute("aria-label", `The picture reduced to ${model.width} by ${model.height} pixels`);
+  say("verdict", "Asking…", "note");
+  by("agreement").replaceChildren();
+  const backend = by("backend").value || undefined;
+  const began = performance.now();
+  try {
+    const result = await client.classify(planar, { model: model.name, backend, top: 5, timing: "layers" });
+    showResult(result, performance.now() - began);
+    explainPicture(model.name, planar);
+  } catch (error) {
+    show(false, "labels", "phases", "layers", "device", "compare", "explanation");
+    say("verdict", error.message, "bad");
+  }
+}
+
+function showResult(result, elapsed) {
+  const [best] = result.top;
+  say("verdict", `${best.label}, ${percent(best.probability)}: ${result.model} on ${result.backend}`);
+  fillBars(
+    "labels",
+    result.top.map(({ label, probability }) => [label, percent(probability), probability]),
+  );
+  const whole = 1000 * elapsed;
+  const phases = Object.entries(result.timing_us).map(([name, us]) => [name, micros(us), us / whole]);
+  fillBars("phases", [...phases, ["seen from this page", micros(whole), 1]]);
+  const longest = Math.max(...result.layers.map((layer) => layer.us));
+  fillBars(
+    "layers",
+    result.layers.map(({ name, op, us }) => [`${name} (${op})`, micros(us), us / longest]),
+  );
+  show((chosen()?.backends ?? []).length > 1, "compare");
+  showDevice(result.device);
+}
+
+function showDevice(device) {
+  show(device !== undefined, "device");
+  if (device === undefined) return;
+  const { cycles, stalls, utilisation, lookups, energy_uj: energy } = device;
+  by("device").textContent =
+    `Accelerator: ${cycles} cycles, ${stalls} of them waiting (${percent(utilisation)} busy), ` +
+    `${lookups} look-ups, about ${energy.toFixed(1)} µJ.`;
+}
+
+/** The same pixels on both backends, on the server: the same integers? */
+async function compare() {
+  say("agreement", "Computing on both backends; the accelerator is simulated and takes its time…", "note");
+  by("compare").disabled = true;
+  try {
+    const { compare: both, device } = await client.classify(planar, { model: chosen().name, compare: true });
+    const names = both.backends.join(" and ");
+    showDevice(device);
+    if (both.identical) {
+      const digest = both.sha256[both.backends[0]];
+      say("agreement", `${names} gave the same integers, SHA-256 ${digest.slice(0, 16)}….`);
+      return;
+    }
+    const { layer, element, values } = both.first_difference;
+    const seen = both.backends.map((name) => `${values[name]} on ${name}`).join(", ");
+    say("agreement", `They differ, which must not be: first in ${layer}, element ${element}: ${seen}.`, "bad");
+  } catch (error) {
+    say("agreement", error.message, "bad");
+  } finally {
+    by("compare").disabled = false;
+  }
+}
+
+// ---- Where pictures come from ----
+
+by("compare").addEventListener("click", compare);
+by("file").addEventListener("change", (event) => takeFile(event.target.files[0]));
+for (const radio of document.querySelectorAll('[name="fit"]')) radio.addEventListener("change", classify);
+by("model").addEventListener("change", () => {
+  showBackends();
+  classify();
+});
+by("backend").addEventListener("change", classify);
+document.addEventListener("paste", (event) => {
+  const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+  if (file) takeFile(file);
+});
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  by("drop").addEventListener(kind, (event) => {
+    event.preventDefault();
+    by("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop") takeFile(event.dataTransfer.files[0]);
+  });
+}
+
+const PAD = 256; // pixels of the drawing pad
+const pad = by("pad").getContext("2d", { willReadFrequently: true });
+
+function clearPad() {
+  pad.fillStyle = "#ffffff";
+  pad.fillRect(0, 0, PAD, PAD);
+}
+
+function drawOn(event) {
+  if (event.buttons === 0) return;
+  const box = by("pad").getBoundingClientRect();
+  const scale = PAD / box.width;
+  const [x, y] = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
+  pad.strokeStyle = by("ink").value;
+  pad.lineWidth = Number(by("nib").value);
+  pad.lineCap = "round";
+  if (event.type === "pointerdown") {
+    pad.beginPath();
+    pad.moveTo(x, y);
+  }
+  pad.lineTo(x, y);
+  pad.stroke();
+}
+
+by("pad").addEventListener("pointerdown", drawOn);
+by("pad").addEventListener("pointermove", drawOn);
+by("clear-drawing").addEventListener("click", clearPad);
+by("classify-drawing").addEventListener("click", () => {
+  picture = pad.getImageData(0, 0, PAD, PAD);
+  classify();
+});
+clearPad();
+
+// ---- Models ----
+
+function showBackends() {
+  const backends = chosen()?.backends ?? [];
+  fillSelect("backend", backends.map((name) => [name, name]), "none");
+  show(backends.length > 1, "backend-choice");
+}
+
+onModels((models) => {
+  const fit = models.filter((model) => model.kind === "network" && model.channels === 3);
+  fillSelect("model", fit.map(({ name }) => [name, name]), "no network is served");
+  showBackends();
+});

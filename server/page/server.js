@@ -1,0 +1,60 @@
+// server.js: the server that sent this page: what it serves, whether it is there, and the key it may want.
+import { Client, RequestError } from "/page/halutd.js";
+import { by, show } from "./dom.js";
+
+export const client = new Client("", { timeout: 30000, attempts: 3 });
+
+let models = [];
+const listeners = [];
+
+/** Called with all models now and whenever they change. */
+export function onModels(listener) {
+  listeners.push(listener);
+  if (models.length > 0) listener(models);
+}
+
+export const modelOf = (name) => models.find((model) => model.name === name);
+
+function tell(text, kind) {
+  if (by("state").textContent === text) return;
+  by("state").textContent = text;
+  by("state").className = kind;
+}
+
+/** Asks what is served; a refusal for want of a key shows the field for it. */
+export async function refresh() {
+  try {
+    const listed = (await client.models()).models;
+    const changed = JSON.stringify(listed) !== JSON.stringify(models);
+    models = listed;
+    tell(`${models.length} model${models.length === 1 ? "" : "s"} served.`, "note");
+    show(false, "key-form");
+    if (changed) for (const listener of listeners) listener(models);
+    return true;
+  } catch (error) {
+    const wantsKey = error instanceof RequestError && (error.status === 401 || error.status === 403);
+    show(wantsKey, "key-form");
+    tell(wantsKey ? "This server wants an API key." : `The server does not answer: ${error.message}`, "bad");
+    return false;
+  }
+}
+
+by("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  client.headers.Authorization = `Bearer ${by("key").value}`;
+  refresh();
+});
+
+const PAUSE = 2000; // milliseconds between two looks whether the server is there
+
+let there = false;
+
+async function look() {
+  const alive = document.hidden ? there : await client.healthy();
+  if (alive && !there) there = await refresh();
+  else if (!alive) tell("The server does not answer. Trying again every two seconds.", "bad");
+  there = there && alive;
+  setTimeout(look, PAUSE);
+}
+
+look();

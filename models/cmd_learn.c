@@ -162,8 +162,8 @@ static int run_write(struct learn_run *run, const char *name) {
            args->by_input ? "a" : "the product",
            args->target ? ", tables fitted to a given target" : "");
   struct halut_diag diag = {0};
-  int error =
-      halut_learned_write(&run->learned, args->output, name, about, golden, (uint32_t)count, &diag);
+  int error = halut_learned_write(&run->learned, args->output, name, 1, about, golden,
+                                  (uint32_t)count, &diag);
   free(golden);
   return error ? halut_cli_fail(run->command, args->output, error, &diag) : HALUT_EXIT_OK;
 }

@@ -43,6 +43,26 @@ struct learn_work {
   size_t report_first, report_rows;
 };
 
+/* The phases in their order, with the share of the whole that is behind when one begins. */
+static const struct {
+  const char *phase;
+  double begin;
+} learn_shares[] = {{"checking", 0.0},      {"multiplying", 0.01},    {"growing trees", 0.05},
+                    {"encoding", 0.60},     {"counting codes", 0.65}, {"summing targets", 0.72},
+                    {"bucket means", 0.78}, {"residuals", 0.82},      {"factorising", 0.85},
+                    {"solving", 0.92},      {"measuring", 0.95}};
+
+double halut_learn_share(const char *phase, size_t done, size_t total) {
+  size_t count = sizeof learn_shares / sizeof *learn_shares;
+  for (size_t i = 0; i < count; i++)
+    if (strcmp(learn_shares[i].phase, phase) == 0) {
+      double end = i + 1 < count ? learn_shares[i + 1].begin : 1.0;
+      double part = total > 0 ? (double)done / (double)total : 0.0;
+      return learn_shares[i].begin + part * (end - learn_shares[i].begin);
+    }
+  return 0.0;
+}
+
 static size_t learn_blocks(size_t rows) {
   return (rows + HALUT_LEARN_BLOCK - 1) / HALUT_LEARN_BLOCK;
 }
@@ -207,8 +227,8 @@ static int learn_tree(void *self, uint32_t worker, size_t c) {
   struct halut_tree tree = {w->out->split + c * HALUT_LEVELS, w->out->low + c * HALUT_LEVELS,
                             w->out->inverse + c * HALUT_LEVELS,
                             w->out->threshold + c * HALUT_PROTOTYPES};
-  return halut_tree_learn(&w->trees, w->scratch[worker], w->first[c], w->first[c + 1] - w->first[c],
-                          &tree);
+  return halut_tree_learn(&w->trees, w->scratch[worker], worker, w->first[c],
+                          w->first[c + 1] - w->first[c], &tree);
 }
 
 static int learn_encode(void *self, uint32_t worker, size_t block) {
@@ -410,6 +430,22 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
   return error ? halut_fail(diag, error, 0, "learning was canceled") : HALUT_OK;
 }
 
+/* Follows learn_open, halut_tree_scratch_open and halut_ridge_solve, array by array. */
+size_t halut_learn_bytes(size_t rows, uint32_t columns, uint32_t outputs,
+                         const struct halut_learn_options *options) {
+  size_t codebooks = options->codebooks, n = codebooks * HALUT_PROTOTYPES;
+  size_t threads = options->threads ? options->threads : HALUT_LEARN_THREADS_MAX;
+  size_t width = (columns + codebooks - 1) / codebooks, axes = width + 3;
+  size_t seen = options->tree_rows && options->tree_rows < rows ? options->tree_rows : rows;
+  size_t work = rows * (codebooks + 4 * (size_t)outputs) + learn_blocks(rows) * 64 + seen * 4 +
+                4 * (size_t)columns * outputs + 9 * n * outputs + 64 * (n + outputs + columns);
+  size_t one = HALUT_LEARN_BLOCK * 4 * ((size_t)columns + outputs) +
+               seen * (8 * width + 4 * axes + 5) + 8 * width * (width + axes) +
+               8 * axes * (HALUT_PROTOTYPES + 1) + 256 * width +
+               8 * 8 * HALUT_PROTOTYPES * (size_t)outputs;
+  return work + threads * one + 8 * n * (n + outputs);
+}
+
 int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t columns,
                 const float *b, uint32_t outputs, const float *target,
                 const struct halut_learn_options *options, struct halut_learned *out,
@@ -430,11 +466,12 @@ int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t c
                : processors > HALUT_LEARN_THREADS_MAX ? HALUT_LEARN_THREADS_MAX
                                                       : processors;
   w.pool = (struct halut_learn_pool){options->threads ? options->threads : (uint32_t)processors,
-                                     options->progress, options->self};
+                                     options->progress, options->self, NULL};
   size_t tree_rows = options->tree_rows && options->tree_rows < w.a.learn_rows ? options->tree_rows
                                                                                : w.a.learn_rows;
   w.trees =
-      (struct halut_tree_plan){.samples = &w.a,
+      (struct halut_tree_plan){.pool = &w.pool,
+                               .samples = &w.a,
                                .rows = tree_rows,
                                .b = options->by_output ? b : NULL,
                                .outputs = outputs,

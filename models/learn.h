@@ -35,6 +35,15 @@ struct halut_learn_options {
   void *self;
 };
 
+/* Where `done` of `total` in a phase is in the whole of learning, 0..1; for a bar of all of it. The
+ * phases come in one order and their shares are typical ones. 0 for a phase that is none. */
+double halut_learn_share(const char *phase, size_t done, size_t total);
+
+/* Memory that learning takes beside its samples, bytes: an upper bound for float samples without a
+ * target of their own. The options must be ones that halut_learn accepts. */
+size_t halut_learn_bytes(size_t rows, uint32_t columns, uint32_t outputs,
+                         const struct halut_learn_options *options);
+
 /* Owned arrays, shapes as in FORMAT.md. For u8 samples low is 0 and inverse 1: thresholds are
  * whole. */
 struct halut_learned {

@@ -24,10 +24,12 @@ struct halut_samples {
 };
 
 /* learn_pool.c: who works, and who is told. */
+struct halut_learn_pool_job; /* of learn_pool.c */
 struct halut_learn_pool {
   uint32_t threads;
   int (*progress)(void *self, const char *phase, size_t done, size_t total);
   void *self;
+  struct halut_learn_pool_job *job; /* being run */
 };
 
 /* `worker` is below pool->threads; items with the same worker never overlap. Returns 0 or a
@@ -36,8 +38,12 @@ typedef int halut_learn_pool_fn(void *self, uint32_t worker, size_t item);
 
 /* Runs every item once, in any order, and returns after the last. The first error stops the rest.
  * HALUT_ECANCELED if the progress function asks for it. */
-int halut_learn_pool_run(const struct halut_learn_pool *pool, const char *phase, size_t items,
+int halut_learn_pool_run(struct halut_learn_pool *pool, const char *phase, size_t items,
                          halut_learn_pool_fn *run, void *self) __attribute__((warn_unused_result));
+
+/* To be asked by long items now and then: not 0 if the phase is to end early, and the item with it.
+ */
+int halut_learn_pool_poll(const struct halut_learn_pool *pool, uint32_t worker);
 
 /* learn_tree.c: splits and thresholds. */
 struct halut_tree {
@@ -47,6 +53,7 @@ struct halut_tree {
 };
 
 struct halut_tree_plan {
+  const struct halut_learn_pool *pool;
   const struct halut_samples *samples;
   const uint32_t *row; /* [rows] the rows the trees see */
   size_t rows;
@@ -62,9 +69,10 @@ struct halut_tree_scratch *
 halut_tree_scratch_open(const struct halut_tree_plan *plan);       /* NULL: no memory */
 void halut_tree_scratch_close(struct halut_tree_scratch *scratch); /* NULL is fine */
 
-/* Learns the tree of the codebook that owns columns first .. first + width - 1. */
+/* Learns the tree of the codebook that owns columns first .. first + width - 1, as an item of a
+ * phase of plan->pool. */
 int halut_tree_learn(const struct halut_tree_plan *plan, struct halut_tree_scratch *scratch,
-                     uint32_t first, uint32_t width, struct halut_tree *tree)
+                     uint32_t worker, uint32_t first, uint32_t width, struct halut_tree *tree)
     __attribute__((warn_unused_result));
 
 /* The value that a tree level compares: what FORMAT.md says, for a finite or an infinite x or a
@@ -85,7 +93,7 @@ struct halut_ridge_plan {
 /* table: [outputs][codebooks][16], mean: [outputs] of the target, count: [codebooks][16]; all over
  * the learning rows. The prediction is mean + sum of table entries, up to a constant an output (see
  * learn.c). */
-int halut_ridge_solve(const struct halut_ridge_plan *plan, const struct halut_learn_pool *pool,
+int halut_ridge_solve(const struct halut_ridge_plan *plan, struct halut_learn_pool *pool,
                       double *table, double *mean, uint32_t *count, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 

@@ -6,7 +6,7 @@
 
 #include "learn_parts.h"
 
-struct pool_job {
+struct halut_learn_pool_job {
   const struct halut_learn_pool *pool;
   const char *phase;
   size_t items;
@@ -17,12 +17,12 @@ struct pool_job {
 };
 
 struct pool_seat {
-  struct pool_job *job;
+  struct halut_learn_pool_job *job;
   uint32_t worker;
   pthread_t thread;
 };
 
-static void pool_report(struct pool_job *job) {
+static void pool_report(struct halut_learn_pool_job *job) {
   if (!job->pool->progress)
     return;
   if (job->pool->progress(job->pool->self, job->phase, atomic_load(&job->done), job->items)) {
@@ -33,7 +33,7 @@ static void pool_report(struct pool_job *job) {
 
 static void *pool_work(void *arg) {
   struct pool_seat *seat = arg;
-  struct pool_job *job = seat->job;
+  struct halut_learn_pool_job *job = seat->job;
   while (!atomic_load(&job->error)) {
     size_t item = atomic_fetch_add(&job->next, 1);
     if (item >= job->items)
@@ -49,10 +49,18 @@ static void *pool_work(void *arg) {
   return NULL;
 }
 
-int halut_learn_pool_run(const struct halut_learn_pool *pool, const char *phase, size_t items,
+int halut_learn_pool_poll(const struct halut_learn_pool *pool, uint32_t worker) {
+  if (worker == 0)
+    pool_report(pool->job);
+  return atomic_load(&pool->job->error);
+}
+
+int halut_learn_pool_run(struct halut_learn_pool *pool, const char *phase, size_t items,
                          halut_learn_pool_fn *run, void *self) {
-  struct pool_job job = {.pool = pool, .phase = phase, .items = items, .run = run, .self = self};
+  struct halut_learn_pool_job job = {
+      .pool = pool, .phase = phase, .items = items, .run = run, .self = self};
   struct pool_seat seat[HALUT_LEARN_THREADS_MAX];
+  pool->job = &job;
   assert(pool->threads >= 1);
   assert(pool->threads <= HALUT_LEARN_THREADS_MAX);
   uint32_t started = 1;
@@ -69,5 +77,6 @@ int halut_learn_pool_run(const struct halut_learn_pool *pool, const char *phase,
     pthread_join(seat[i].thread, NULL);
   if (!atomic_load(&job.error))
     pool_report(&job);
+  pool->job = NULL;
   return atomic_load(&job.error);
 }

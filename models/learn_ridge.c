@@ -7,7 +7,8 @@
  *   L = L0 + (G'G + lambda I)^-1 (G'(T - mean) - G'G L0)
  *
  * G'G is counts of pairs of codes: exact integers, no G is ever stored. The Cholesky factorisation
- * is LAPACK's, on one thread, so that its rounding does not depend on the number of threads.
+ * is LAPACK's, a panel at a time so that it can be cancelled, on one thread so that its rounding
+ * does not depend on the number of threads.
  * Columns of G'G of one codebook sum to the same vector, so it is singular without lambda: a floor
  * of RIDGE_FLOOR of the rows keeps it factorisable. */
 #include <cblas.h>
@@ -20,9 +21,14 @@
 
 #define RIDGE_FLOOR 1e-9
 
-enum { RIDGE_GROUP = 8 /* codebooks of one item */, RIDGE_SIDES = 32 /* outputs of one item */ };
+enum {
+  RIDGE_GROUP = 8,   /* codebooks of one item */
+  RIDGE_SIDES = 32,  /* outputs of one item */
+  RIDGE_PANEL = 1024 /* columns factorised between two looks whether to go on */
+};
 
 struct ridge_work {
+  const struct halut_learn_pool *pool;
   const struct halut_ridge_plan *plan;
   size_t n;        /* codebooks * 16 */
   double *gram;    /* [n][n], upper triangle row-major = lower triangle for LAPACK */
@@ -158,22 +164,43 @@ static int ridge_substitute(void *self, uint32_t worker, size_t item) {
   return info ? HALUT_EINVALID : HALUT_OK;
 }
 
+/* The next panel of columns of the factor, and what it leaves of the rest. */
+static int ridge_panel(struct ridge_work *w, size_t first, size_t width) {
+  lapack_int n = (lapack_int)w->n, panel = (lapack_int)width, rest = n - (lapack_int)first - panel;
+  double *corner = w->gram + first * w->n + first, *below = corner + width;
+  if (LAPACKE_dpotrf(LAPACK_COL_MAJOR, 'L', panel, corner, n))
+    return HALUT_EINVALID;
+  if (rest == 0)
+    return HALUT_OK;
+  cblas_dtrsm(CblasColMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, rest, panel, 1.0,
+              corner, n, below, n);
+  cblas_dsyrk(CblasColMajor, CblasLower, CblasNoTrans, rest, panel, -1.0, below, n, 1.0,
+              below + width * w->n, n);
+  return HALUT_OK;
+}
+
 static int ridge_factor(void *self, uint32_t worker, size_t item) {
   struct ridge_work *w = self;
-  (void)worker;
   (void)item;
   double rows = (double)w->plan->samples->learn_rows;
   for (size_t k = 0; k < w->n; k++)
     w->gram[k * w->n + k] += fmax(w->plan->ridge, RIDGE_FLOOR * rows);
-  lapack_int info =
-      LAPACKE_dpotrf(LAPACK_COL_MAJOR, 'L', (lapack_int)w->n, w->gram, (lapack_int)w->n);
-  return info ? HALUT_EINVALID : HALUT_OK;
+  for (size_t first = 0; first < w->n; first += RIDGE_PANEL) {
+    size_t width = w->n - first < RIDGE_PANEL ? w->n - first : RIDGE_PANEL;
+    int error = ridge_panel(w, first, width);
+    if (error)
+      return error;
+    if (halut_learn_pool_poll(w->pool, worker))
+      return HALUT_ECANCELED;
+  }
+  return HALUT_OK;
 }
 
-int halut_ridge_solve(const struct halut_ridge_plan *plan, const struct halut_learn_pool *pool,
+int halut_ridge_solve(const struct halut_ridge_plan *plan, struct halut_learn_pool *pool,
                       double *table, double *mean, uint32_t *count, struct halut_diag *diag) {
   size_t n = (size_t)plan->codebooks * HALUT_PROTOTYPES;
-  struct ridge_work w = {.plan = plan, .n = n, .table = table, .mean = mean, .count = count};
+  struct ridge_work w = {
+      .pool = pool, .plan = plan, .n = n, .table = table, .mean = mean, .count = count};
   size_t groups = (plan->codebooks + RIDGE_GROUP - 1) / RIDGE_GROUP;
   size_t sides = (plan->outputs + RIDGE_SIDES - 1) / RIDGE_SIDES;
   int error = HALUT_ENOMEM;

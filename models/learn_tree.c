@@ -26,6 +26,7 @@
 
 enum {
   TREE_NODES_MAX = HALUT_PROTOTYPES / 2,
+  TREE_POLL_ROWS = 1024, /* between two looks whether to go on */
   TREE_RADIX_BITS = 11,
   TREE_RADIX = 1 << TREE_RADIX_BITS
 };
@@ -147,8 +148,8 @@ static int tree_factor(const struct halut_tree_plan *plan, struct halut_tree_scr
   return HALUT_OK;
 }
 
-static void tree_centre(const struct halut_tree_plan *plan, struct halut_tree_scratch *s,
-                        uint32_t width) {
+static int tree_centre(const struct halut_tree_plan *plan, struct halut_tree_scratch *s,
+                       uint32_t worker, uint32_t width) {
   size_t rows = plan->rows;
   uint32_t axes = tree_axes(plan, width);
   memset(s->z, 0, rows * axes * sizeof *s->z);
@@ -160,6 +161,8 @@ static void tree_centre(const struct halut_tree_plan *plan, struct halut_tree_sc
     s->loss[j] = mean / (double)rows;
   }
   for (size_t i = 0; i < rows; i++) {
+    if (i % TREE_POLL_ROWS == 0 && halut_learn_pool_poll(plan->pool, worker))
+      return HALUT_ECANCELED;
     if (!plan->b) {
       for (uint32_t j = 0; j < width; j++)
         s->z[i * axes + j] = (float)((double)s->x[j * rows + i] - s->loss[j]);
@@ -174,6 +177,7 @@ static void tree_centre(const struct halut_tree_plan *plan, struct halut_tree_sc
     for (uint32_t k = 0; k < axes; k++)
       s->z[i * axes + k] = (float)s->sum[k];
   }
+  return HALUT_OK;
 }
 
 /* Orders like the float: flip all bits of a negative number, the sign bit of others. */
@@ -294,9 +298,10 @@ static void tree_choose(const struct halut_tree_plan *plan, struct halut_tree_sc
   }
 }
 
-/* The column (of the codebook) that lowers the error most, with the cut of each node. */
+/* The column (of the codebook) that lowers the error most, with the cut of each node; `width` if
+ * learning is to end early. */
 static uint32_t tree_level(const struct halut_tree_plan *plan, struct halut_tree_scratch *s,
-                           uint32_t width, const size_t *start, uint32_t nodes,
+                           uint32_t worker, uint32_t width, const size_t *start, uint32_t nodes,
                            struct tree_cut *cut) {
   uint32_t axes = tree_axes(plan, width), best = width;
   double best_gain = -1.0, tie[TREE_NODES_MAX], total_tie = 0.0;
@@ -308,6 +313,8 @@ static uint32_t tree_level(const struct halut_tree_plan *plan, struct halut_tree
   for (uint32_t j = 0; j < width; j++) {
     if (!s->chosen[j])
       continue;
+    if (halut_learn_pool_poll(plan->pool, worker))
+      return width;
     struct tree_cut mine[TREE_NODES_MAX] = {0};
     double gain = 0.0;
     for (uint32_t node = 0; node < nodes; node++) {
@@ -403,14 +410,14 @@ static double tree_range(const float *x, size_t rows) {
 }
 
 int halut_tree_learn(const struct halut_tree_plan *plan, struct halut_tree_scratch *s,
-                     uint32_t first, uint32_t width, struct halut_tree *tree) {
+                     uint32_t worker, uint32_t first, uint32_t width, struct halut_tree *tree) {
   assert(width >= 1);
   assert(width <= plan->width_max);
   tree_gather(plan, s->x, first, width);
   int error = plan->b ? tree_factor(plan, s, first, width) : HALUT_OK;
+  error = error ? error : tree_centre(plan, s, worker, width);
   if (error)
     return error;
-  tree_centre(plan, s, width);
   for (uint32_t j = 0; j < width; j++)
     tree_sort(s->x + j * plan->rows, plan->rows, s->order + j * plan->rows, s->spare);
   size_t start[2 * TREE_NODES_MAX + 1] = {0, plan->rows};
@@ -428,7 +435,9 @@ int halut_tree_learn(const struct halut_tree_plan *plan, struct halut_tree_scrat
     }
     struct tree_cut cut[TREE_NODES_MAX];
     tree_choose(plan, s, first, width, start, nodes);
-    uint32_t j = tree_level(plan, s, width, start, nodes, cut);
+    uint32_t j = tree_level(plan, s, worker, width, start, nodes, cut);
+    if (j == width)
+      return HALUT_ECANCELED;
     const float *x = s->x + j * plan->rows;
     tree->split[level] = first + j;
     tree_quantise(cut, nodes, plan->samples->u8 != NULL, tree_range(x, plan->rows),

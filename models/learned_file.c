@@ -39,8 +39,8 @@ static struct halut_named_tensor file_tensor(const char *name, const void *data,
 }
 
 int halut_learned_write(const struct halut_learned *p, const char *path, const char *name,
-                        const char *description, const float *golden, uint32_t golden_rows,
-                        struct halut_diag *diag) {
+                        uint32_t version, const char *description, const float *golden,
+                        uint32_t golden_rows, struct halut_diag *diag) {
   if (!halut_name_ok(name))
     return halut_fail(diag, HALUT_EINVALID, 0,
                       "name \"%.70s\": 1 to 63 of A-Z a-z 0-9 _ . - are possible, and no dot first",
@@ -61,13 +61,14 @@ int halut_learned_write(const struct halut_learned *p, const char *path, const c
       file_tensor("golden.input", golden, HALUT_F32, 2, golden_rows, p->columns, 1),
       file_tensor("golden.output", answer, HALUT_F32, 2, golden_rows, p->outputs, 1)};
   size_t count = sizeof tensors / sizeof *tensors - (golden_rows ? 0 : 2);
-  char columns[16], nmse[32];
+  char columns[16], number[16], nmse[32];
   snprintf(columns, sizeof columns, "%u", p->columns);
+  snprintf(number, sizeof number, "%u", version);
   snprintf(nmse, sizeof nmse, "%.9g", halut_learned_nmse(p));
   struct halut_text_pair metadata[7] = {{"halut.format", "1"},
                                         {"halut.kind", "product"},
                                         {"halut.name", name},
-                                        {"halut.version", "1"},
+                                        {"halut.version", number},
                                         {"halut.columns", columns}};
   size_t keys = 5;
   if (isfinite(halut_learned_nmse(p)))

@@ -5,6 +5,7 @@
  * timeout: 120 */
 #include <check.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,6 +141,7 @@ static const struct setting settings[] = {
     {CONSTANT, 0, 0, 50, 4, 2, 2, .ridge = 1, .by_output = 1},
     {CONSTANT, 0, 0, 50, 4, 2, 2, .ridge = 1, .candidates = 1}, /* the lowest column again */
     {NORMAL, 0, 0, 300, 12, 5, 2, .ridge = 1, .by_output = 0, .heldout = .1, .target = 1},
+    {NORMAL, 0, 0, 80, 66, 1, 65, .ridge = 2, .by_output = 0}, /* factorised in two panels */
     {UNIFORM, 0, 0, 1, 4, 2, 2, .ridge = 1, .by_output = 0},
     {NORMAL, 0, 0, 300, 12, 5, 3, .ridge = 1, .prototypes = 2},
     {RELU, 1, 0, 300, 12, 5, 3, .ridge = 1, .by_output = 1, .prototypes = 4},
@@ -175,7 +177,7 @@ START_TEST(equals_the_reference) {
   save(folder, "b.npy", HALUT_NPY_F32, s->columns, s->outputs, d.b);
   save(folder, "t.npy", HALUT_NPY_F32, s->rows, s->outputs, d.target);
   snprintf(path, sizeof path, "%s/model", folder);
-  ck_assert_int_eq(halut_learned_write(&learned, path, "model", NULL, d.a, 1, &diag), 0);
+  ck_assert_int_eq(halut_learned_write(&learned, path, "model", 1, NULL, d.a, 1, &diag), 0);
   snprintf(command, sizeof command,
            "cd %s && /usr/bin/python3 \"$OLDPWD/tests/learn_reference.py\" a.npy b.npy model "
            "--codebooks %u --learn-rows %zu --ridge %g --candidates %u --prototypes %u %s %s",
@@ -384,7 +386,7 @@ START_TEST(the_file_runs_and_replays_its_example) {
   ck_assert_int_ge(fd, 0);
   close(fd);
   ck_assert_int_eq(data_learn(&s, &d, 2, &p, NULL), 0);
-  ck_assert_msg(!halut_learned_write(&p, path, "x", "said", d.a, 16, &diag), "%s", diag.text);
+  ck_assert_msg(!halut_learned_write(&p, path, "x", 1, "said", d.a, 16, &diag), "%s", diag.text);
   struct halut_model *model;
   ck_assert_msg(!halut_model_open(path, &model, &diag), "%s", diag.text);
   struct halut_session *session;
@@ -439,6 +441,99 @@ START_TEST(can_be_canceled_in_every_phase) {
     ck_assert_str_eq(diag.text, "learning was canceled");
     ck_assert_int_gt(stop.calls, 0);
   }
+  data_free(&d);
+}
+END_TEST
+
+struct early_stop {
+  const char *phase;
+  int left; /* times it goes on while the first step is not done */
+  int after;
+};
+
+static int stop_within(void *self, const char *phase, size_t done, size_t total) {
+  struct early_stop *stop = self;
+  (void)total;
+  if (strcmp(phase, stop->phase) != 0 || done > 0)
+    return 0;
+  stop->after += stop->left <= 0;
+  return stop->left-- <= 0;
+}
+
+/* One codebook is one step, and so is the factorisation. */
+START_TEST(can_be_canceled_within_a_long_step) {
+  static const struct early_stop stops[] = {{"growing trees", 2, 0},   /* centring */
+                                            {"growing trees", 6, 0},   /* the first level */
+                                            {"growing trees", 100, 0}, /* the last */
+                                            {"factorising", 2, 0}};
+  for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
+    struct early_stop stop = stops[i];
+    bool is_tree = stop.phase[0] == 'g';
+    const struct setting s = {NORMAL,       0, 0, is_tree ? 4000 : 400, is_tree ? 40 : 140, 3,
+                              is_tree ? 1 : 140, .ridge = 1, .by_output = 1};
+    struct data d = data_make(&s);
+    struct halut_learn_options options = {.codebooks = s.codebooks,
+                                          .ridge = 1,
+                                          .threads = 1,
+                                          .by_output = 1,
+                                          .progress = stop_within,
+                                          .self = &stop};
+    struct halut_learned learned = {0};
+    int error = halut_learn(d.a, NULL, s.rows, s.columns, d.b, s.outputs, NULL, &options, &learned,
+                            NULL);
+    ck_assert_msg(error == HALUT_ECANCELED, "%s: %d", stop.phase, error);
+    ck_assert_int_le(stop.after, 2);
+    data_free(&d);
+  }
+}
+END_TEST
+
+struct watch {
+  double share;
+  size_t before, peak;
+  int calls;
+};
+
+static size_t held_now(void) {
+  struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+static int watch_there(void *self, const char *phase, size_t done, size_t total) {
+  struct watch *watch = self;
+  double share = halut_learn_share(phase, done, total);
+  size_t held = held_now() - watch->before;
+  ck_assert_msg(share >= watch->share && share <= 1.0, "%s %zu of %zu: %g after %g", phase, done,
+                total, share, watch->share);
+  watch->share = share;
+  watch->peak = held > watch->peak ? held : watch->peak;
+  watch->calls++;
+  return 0;
+}
+
+START_TEST(tells_how_far_it_is_and_how_much_it_takes) {
+  static const uint32_t codebooks[] = {1, 4, 40};
+  const struct setting s = {NORMAL, 0, 0, 3000, 40, 30, 1, .ridge = 1, .by_output = 1};
+  struct data d = data_make(&s);
+  for (size_t i = 0; i < 3; i++) {
+    struct watch watch = {.before = held_now()};
+    struct halut_learn_options options = {.codebooks = codebooks[i],
+                                          .ridge = 1,
+                                          .threads = 1,
+                                          .by_output = 1,
+                                          .progress = watch_there,
+                                          .self = &watch};
+    struct halut_learned learned;
+    ck_assert_int_eq(halut_learn(d.a, NULL, s.rows, s.columns, d.b, s.outputs, NULL, &options,
+                                 &learned, NULL),
+                     0);
+    ck_assert(watch.share == 1.0 && watch.calls > 20);
+    size_t told = halut_learn_bytes(s.rows, s.columns, s.outputs, &options);
+    ck_assert_msg(watch.peak <= told + 65536 && watch.peak >= told / 3, "%u: %zu, told %zu",
+                  codebooks[i], watch.peak, told);
+    halut_learned_free(&learned);
+  }
+  ck_assert(halut_learn_share("no such phase", 1, 1) == 0.0);
   data_free(&d);
 }
 END_TEST
@@ -499,7 +594,7 @@ START_TEST(refuses_a_bad_name) {
   struct halut_learned p;
   struct halut_diag diag = {0};
   ck_assert_int_eq(data_learn(&s, &d, 1, &p, NULL), 0);
-  ck_assert_int_eq(halut_learned_write(&p, "/tmp/never", ".x", NULL, d.a, 1, &diag),
+  ck_assert_int_eq(halut_learned_write(&p, "/tmp/never", ".x", 1, NULL, d.a, 1, &diag),
                    HALUT_EINVALID);
   ck_assert_str_eq(diag.text,
                    "name \".x\": 1 to 63 of A-Z a-z 0-9 _ . - are possible, and no dot first");
@@ -527,6 +622,8 @@ int main(void) {
   tcase_add_test(tcase, parts_zeros_from_small_values);
   tcase_add_loop_test(tcase, the_file_runs_and_replays_its_example, 0, 2);
   tcase_add_test(tcase, can_be_canceled_in_every_phase);
+  tcase_add_test(tcase, can_be_canceled_within_a_long_step);
+  tcase_add_test(tcase, tells_how_far_it_is_and_how_much_it_takes);
   TCase *quick = tcase_create("quick"); /* CK_RUN_CASE=quick runs these alone */
   suite_add_tcase(suite, quick);
   tcase_add_test(quick, the_lowest_boundary_wins_a_tie);

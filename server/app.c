@@ -169,6 +169,21 @@ static void reload_keys(struct halut_app *app) {
   halut_app_log(app, HALUT_LOG_INFO, "reloaded: %u keys", halut_keys_count(app->keys));
 }
 
+static void reload_start(struct halut_app *app, const char *only);
+
+/* After a reload: what was asked for meanwhile. */
+static void reload_next(struct halut_app *app) {
+  const char *name = app->load_next;
+  if (app->reload_again && !app->draining) {
+    halut_app_reload(app);
+  } else if (name != NULL && !app->draining) {
+    app->load_next = NULL;
+    reload_start(app, name);
+  } else {
+    halut_learning_reloaded(app, app->reload.report[0] != '\0' ? app->reload.report : NULL);
+  }
+}
+
 static void reload_done(struct halut_app *app) {
   app->is_reloading = false;
   if (app->has_reloader)
@@ -194,8 +209,7 @@ static void reload_done(struct halut_app *app) {
   app->reload.request = NULL;
   if (request != NULL)
     app->reload.answer(app, &request->reply);
-  if (app->reload_again)
-    halut_app_reload(app);
+  reload_next(app);
   if (request == NULL)
     return;
   halut_http_resume(request);
@@ -241,6 +255,13 @@ void halut_app_reload(struct halut_app *app) {
   app->reload_again = true; /* what is under way may have looked already */
   if (!app->is_reloading)
     reload_start(app, "");
+}
+
+void halut_app_load(struct halut_app *app, const char *name) {
+  if (app->is_reloading)
+    app->load_next = name;
+  else if (!app->draining)
+    reload_start(app, name);
 }
 
 void halut_app_reload_for(struct halut_app *app, struct halut_request *request, const char *only,

@@ -12,6 +12,7 @@
 #include "config.h"
 #include "http.h"
 #include "job.h"
+#include "learning.h"
 #include "metrics.h"
 #include "pool.h"
 #include "shadow.h"
@@ -32,6 +33,7 @@ struct halut_app {
   uv_thread_t reloader;
   uv_async_t reloaded;
   bool is_reloading, has_reloader, reload_again, draining;
+  const char *load_next; /* the model to load after the reload that is under way, or NULL */
   struct halut_cors cors;
   struct halut_tls tls;
   struct halut_keys *keys;       /* NULL: none, see auth.h */
@@ -40,6 +42,7 @@ struct halut_app {
   struct halut_pool *pool;
   struct halut_shadow *shadow; /* NULL: off */
   struct halut_metrics metrics;
+  struct halut_learning learning;
   FILE *access_log; /* NULL: off */
   struct halut_app_logging logging;
   uint64_t started_ns;
@@ -72,6 +75,9 @@ bool halut_app_is_ready(const struct halut_app *app);
 
 /* Loads the model directory anew, once more after a reload that is under way. */
 void halut_app_reload(struct halut_app *app);
+/* Loads the files of one model, even if it was unloaded, at once or after what is under way; then
+ * halut_learning_reloaded is called. `name` is borrowed until then. */
+void halut_app_load(struct halut_app *app, const char *name);
 /* The same for all models ("") or one by name, for a request: parks it, calls `answer` with
  * app->reload as it came out to fill the reply, and resumes it. Answers 503 if a reload is under
  * way. */

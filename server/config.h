@@ -44,6 +44,8 @@ struct halut_listen {
 
 /* The words of each WORD key, in the order of config.inc. */
 enum { HALUT_BACKEND_CPU = 0, HALUT_BACKEND_RTL, HALUT_BACKEND_BOTH };
+enum { HALUT_LEARN_OFF = 0, HALUT_LEARN_ON };
+enum { HALUT_PRIORITY_IDLE = 0, HALUT_PRIORITY_LOW, HALUT_PRIORITY_NORMAL };
 enum { HALUT_LOG_ERROR = 0, HALUT_LOG_WARNING, HALUT_LOG_INFO, HALUT_LOG_DEBUG };
 
 struct halut_config {

@@ -32,6 +32,10 @@ struct halut_entry *halut_v2_entry(struct halut_app *app, struct halut_request *
 halut_handler_fn halut_handle_predictions, halut_handle_predict, halut_handle_examples,
     halut_handle_labels, halut_handle_ping, halut_handle_invocations;
 
+/* ---- learning.c: jobs that make a model ---- */
+halut_handler_fn halut_handle_learn, halut_handle_jobs, halut_handle_job;
+halut_handler_fn halut_handle_job_cancel, halut_handle_job_events;
+
 /* ---- shared ---- */
 
 /* Answers with what was written to `out`. */

@@ -362,7 +362,7 @@ static void http_tick(uv_timer_t *handle) {
     http_resume_accepting(http);
   if (http->connections == 0 && !http->draining && !http->paused)
     uv_timer_stop(&http->tick);
-  if (!http->draining || http->drained || http->parked > 0)
+  if (!http->draining || http->drained || http->parked + http->asleep > 0)
     return;
   if (http->connections > 0 && now_ns < http->drain_deadline_ns)
     return;
@@ -517,6 +517,7 @@ void halut_http_close(struct halut_http *http) {
   if (http == NULL)
     return;
   assert(http->parked == 0);
+  assert(http->asleep == 0);
   for (uint32_t i = 0; i < http->options.listener_count; i++) {
     uv_poll_stop(&http->accepting[i]);
     uv_close((uv_handle_t *)&http->accepting[i], http_on_close);

@@ -35,6 +35,13 @@ enum {
   HALUT_BODY_SMALL = 65536 /* bytes: the body limit of routes that take no data */
 };
 
+/* What bodies a route takes, and so which limit holds. */
+enum halut_body {
+  HALUT_BODY_NONE = 0,   /* HALUT_BODY_SMALL: nothing reads it */
+  HALUT_BODY_DATA = 1,   /* body_max */
+  HALUT_BODY_SAMPLES = 2 /* samples_max */
+};
+
 enum halut_method {
   HALUT_GET = 1, /* HEAD comes with it */
   HALUT_POST = 2,
@@ -52,6 +59,11 @@ struct halut_reply {
   size_t header_bytes;
   char header[HALUT_REPLY_HEADERS_MAX]; /* "Name: value\n" lines; see halut_reply_header */
 };
+
+/* Writes the next piece of a streamed body, at most `room` bytes, and returns its length; 0 if
+ * there is nothing for now, HALUT_STREAM_END after the last. */
+typedef int64_t halut_stream_fn(void *context, char *to, size_t room);
+enum { HALUT_STREAM_END = -1 };
 
 struct halut_route;
 
@@ -88,6 +100,8 @@ struct halut_request {
     size_t capacity, charged, discarded;
     uint64_t body_max;
     bool close;
+    halut_stream_fn *next; /* of a streamed answer */
+    bool is_asleep;
   } private;
 };
 
@@ -99,7 +113,7 @@ struct halut_route {
   const char
       *pattern; /* "/v1/models/{}:predict": {} takes one or more characters but "/" and ":" */
   halut_handler_fn *handler;
-  bool takes_data; /* bodies up to body_max; else HALUT_BODY_SMALL */
+  enum halut_body body;
   enum halut_scope scope;
 };
 
@@ -110,7 +124,7 @@ struct halut_http_options {
   uint32_t connections_max;
   uint32_t connections_per_address_max; /* 0: no limit */
   uint64_t request_timeout_ms, idle_timeout_ms;
-  uint64_t body_max, body_total_max, body_inflated_max;
+  uint64_t body_max, samples_max, body_total_max, body_inflated_max;
   struct halut_cors cors;
   const struct halut_tls *tls;      /* borrowed; NULL if no listener is secure */
   const struct halut_route *routes; /* borrowed; matched in order */
@@ -142,6 +156,14 @@ void halut_request_reply(struct halut_request *request, const struct halut_reply
 /* Answers with a status and {"error": text}, or as request->error words it. */
 void halut_request_error(struct halut_request *request, unsigned status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* stream.c. Answers 200 with a body that comes in pieces: `next` is called with request->context
+ * whenever the peer can take more. After it has given 0 the connection sleeps, without any time
+ * limit, until halut_stream_wake; after that, call halut_http_run once. `reply` has the type and
+ * the headers. */
+void halut_request_stream(struct halut_request *request, const struct halut_reply *reply,
+                          halut_stream_fn *next);
+void halut_stream_wake(struct halut_request *request); /* no harm if it is awake */
 
 /* A header or query parameter of the request, or NULL. Loop thread; the text lives as long as the
  * request. */
@@ -180,10 +202,11 @@ uint64_t halut_http_body_bytes(const struct halut_http *http); /* held for all r
 /* From now on replies close their connections. */
 void halut_http_farewell(struct halut_http *http);
 /* Stops accepting, closes idle connections, waits for the rest at most timeout_ms (parked requests
- * are always waited for), then calls drained(). Again: shortens the wait. */
+ * and streams that sleep are always waited for), then calls drained(). Again: shortens the wait. */
 void halut_http_drain(struct halut_http *http, uint64_t timeout_ms);
 
-/* No request may be parked. Frees itself once the loop has run its close callbacks. NULL is fine.
+/* No request may be parked, no stream asleep. Frees itself once the loop has run its close
+ * callbacks. NULL is fine.
  */
 void halut_http_close(struct halut_http *http);
 

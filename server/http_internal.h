@@ -44,7 +44,7 @@ struct halut_http {
   bool paused;      /* not accepting: at a limit or out of descriptors */
   bool farewell, draining, drained;
   uint64_t drain_deadline_ns;
-  uint32_t connections, parked;
+  uint32_t connections, parked, asleep;
   _Atomic uint64_t body_bytes;           /* workers charge what they decompress */
   uint64_t ids;                          /* requests given an id by us */
   uint8_t arriving[HALUT_ADDRESS_BYTES]; /* address of the connection being added */
@@ -58,6 +58,9 @@ enum MHD_Result halut_request_access(void *self, struct MHD_Connection *connecti
                                      size_t *bytes, void **slot);
 void halut_request_completed(void *self, struct MHD_Connection *connection, void **slot,
                              enum MHD_RequestTerminationCode code);
+
+/* stream.c: the response to queue for a request with private.next; NULL without memory. */
+struct MHD_Response *halut_stream_response(struct halut_request *request);
 
 struct halut_connection *halut_connection_of(struct MHD_Connection *connection);
 /* The peer has closed its side, and all it sent before has been read. Any thread. */

@@ -74,6 +74,7 @@ static void on_drained(void *self) {
   halut_http_close(app->http);
   halut_pool_close(app->pool);
   halut_shadow_close(app->shadow);
+  halut_learning_close(app);
   events_close(app);
 }
 
@@ -88,6 +89,7 @@ static void on_signal(uv_signal_t *handle, int number) {
   halut_app_log(app, HALUT_LOG_INFO, "signal %d: draining", number);
   app->draining = true;
   halut_systemd_notify("STOPPING=1");
+  halut_learning_drain(app);
   halut_http_drain(app->http, patience_ms);
 }
 
@@ -171,6 +173,7 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
       .request_timeout_ms = config->request_timeout_ms,
       .idle_timeout_ms = config->idle_timeout_ms,
       .body_max = config->body_max,
+      .samples_max = config->learn_bytes_max,
       .body_total_max = config->body_total_max,
       .body_inflated_max = config->body_inflated_max,
       .cors = app->cors,
@@ -190,10 +193,13 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
   if (error == HALUT_OK)
     error = shadow_open(app, diag);
   if (error == HALUT_OK)
+    error = halut_learning_open(app, diag);
+  if (error == HALUT_OK)
     error = halut_http_open(&app->loop, &http, &app->http, diag);
   if (error != HALUT_OK) {
     for (uint32_t i = 0; i < http.listener_count; i++)
       halut_listener_close(&listeners[i]);
+    halut_learning_close(app);
     halut_shadow_close(app->shadow);
     halut_pool_close(app->pool);
     return error;
@@ -309,6 +315,7 @@ int main(int argc, char **argv) {
     return code;
   json_object_seed(0);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its writer */
   app.limits = (struct halut_job_limits){app.config.image_pixels_max, app.config.rows_max,
                                          (uint32_t)app.config.json_depth_max};
   long cores = sysconf(_SC_NPROCESSORS_ONLN);

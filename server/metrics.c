@@ -12,9 +12,11 @@ static const uint64_t time_bounds_us[HALUT_TIME_BUCKETS] = {
     10,   25,    50,    100,   250,    500,    1000,    2500,
     5000, 10000, 25000, 50000, 100000, 250000, 1000000, 5000000};
 
-static const unsigned statuses[HALUT_STATUS_SLOTS] = {200, 204, 206, 304, 400, 401, 403, 404,
-                                                      405, 408, 409, 411, 413, 414, 415, 417,
-                                                      422, 429, 431, 499, 500, 503, 504, 505};
+static const unsigned statuses[HALUT_STATUS_SLOTS] = {200, 202, 204, 206, 304, 400, 401, 403, 404,
+                                                      405, 408, 409, 411, 413, 414, 415, 417, 422,
+                                                      429, 431, 499, 500, 503, 504, 505, 507};
+
+enum { STATUS_FAULT = 21 /* the slot of 500 */ };
 
 static const char *const phase_labels[HALUT_JOB_PHASES] = {
 #define XX(name, label) label,
@@ -63,7 +65,7 @@ void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned
   while (slot < HALUT_STATUS_SLOTS && statuses[slot] != status)
     slot++;
   if (slot == HALUT_STATUS_SLOTS)
-    slot = 20; /* an answer nobody planned is a fault: 500 */
+    slot = STATUS_FAULT; /* an answer nobody planned is a fault: 500 */
   metrics->requests[route < HALUT_ROUTES_MAX ? route : HALUT_ROUTES_MAX][slot]++;
   halut_histogram_add(&metrics->answer, ns);
 }
@@ -116,6 +118,21 @@ static void print_gauges(struct halut_json_out *out, const struct halut_gauges *
   halut_json_out_format(out, "halutd_queue_length{kind=\"product\"} %u\n", gauges->queue[1]);
   print_head(out, "uptime_seconds", "gauge", "Time since the start.");
   halut_json_out_format(out, "halutd_uptime_seconds %.3f\n", (double)gauges->uptime_ns * 1e-9);
+}
+
+static void print_learning(struct halut_json_out *out, const struct halut_gauges *gauges) {
+  print_head(out, "learn_jobs", "gauge", "Learning jobs that have not ended.");
+  for (int state = 0; state < HALUT_TASK_DONE; state++)
+    halut_json_out_format(out, "halutd_learn_jobs{state=\"%s\"} %" PRIu64 "\n",
+                          halut_task_state_name((enum halut_task_state)state),
+                          gauges->learning[state]);
+  print_head(out, "learn_jobs_ended_total", "counter", "Learning jobs that have ended.");
+  for (int state = HALUT_TASK_DONE; state < HALUT_TASK_STATES; state++)
+    halut_json_out_format(out, "halutd_learn_jobs_ended_total{state=\"%s\"} %" PRIu64 "\n",
+                          halut_task_state_name((enum halut_task_state)state),
+                          gauges->learning[state]);
+  print_gauge(out, "learn_event_streams", gauges->event_streams,
+              "Clients that follow a learning job.");
 }
 
 static void print_requests(struct halut_json_out *out, const struct halut_metrics *metrics,
@@ -208,6 +225,7 @@ void halut_metrics_print(const struct halut_metrics *metrics, const struct halut
                          const char *const *patterns, size_t pattern_count,
                          struct halut_json_out *out) {
   print_gauges(out, gauges);
+  print_learning(out, gauges);
 #define COUNTER(field, name, help)                                                                 \
   print_head(out, name, "counter", help);                                                          \
   halut_json_out_format(out, "halutd_%s %" PRIu64 "\n", name, metrics->field);

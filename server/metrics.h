@@ -13,11 +13,12 @@
 
 #include "../core/backend.h"
 #include "json.h"
+#include "learner.h"
 
 enum {
   HALUT_TIME_BUCKETS = 16, /* and one past the last */
   HALUT_BATCH_BUCKETS = 9, /* 1, 2, 4 ... 256, and one past the last */
-  HALUT_STATUS_SLOTS = 24,
+  HALUT_STATUS_SLOTS = 26,
   HALUT_ROUTES_MAX = 96
 };
 
@@ -67,7 +68,9 @@ struct halut_metrics {
 /* What is true at this moment. */
 struct halut_gauges {
   uint32_t connections, parked, workers;
-  uint32_t queue[2]; /* waiting: networks, products */
+  uint32_t queue[2];                    /* waiting: networks, products */
+  uint64_t learning[HALUT_TASK_STATES]; /* now: queued, running; since the start: the rest */
+  uint32_t event_streams;
   uint64_t body_bytes, uptime_ns, resident_bytes, models;
   bool ready;
 };

@@ -47,10 +47,13 @@ void halut_handle_metrics(void *self, struct halut_request *request) {
                                 .queue = {halut_pool_waiting(app->pool, HALUT_LANE_NETWORK),
                                           halut_pool_waiting(app->pool, HALUT_LANE_PRODUCT)},
                                 .body_bytes = halut_http_body_bytes(app->http),
+                                .event_streams = app->learning.events.count,
                                 .uptime_ns = halut_clock_ns() - app->started_ns,
                                 .resident_bytes = resident * (size_t)sysconf(_SC_PAGESIZE),
                                 .models = app->catalog != NULL ? app->catalog->count : 0,
                                 .ready = halut_app_is_ready(app)};
+  for (int s = 0; app->learning.learner != NULL && s < HALUT_TASK_STATES; s++)
+    gauges.learning[s] = halut_learner_count(app->learning.learner, (enum halut_task_state)s);
   for (size_t i = 0; i < halut_route_count; i++)
     patterns[i] = halut_routes[i].pattern;
   halut_metrics_print(&app->metrics, &gauges, patterns, halut_route_count, &out);

@@ -22,21 +22,27 @@ int halut_multipart_boundary(const char *content_type, char *boundary) {
   return HALUT_OK;
 }
 
-/* True if the headers of a part (text up to the blank line) call it `name`. */
-static int is_named(const char *headers, size_t bytes, const char *name) {
-  char line[HEADERS_MAX + 1], quoted[128];
+/* The name that the headers of a part (text up to the blank line) give it; "" if none or too long.
+ */
+static void part_name(const char *headers, size_t bytes, char name[HALUT_PART_NAME_MAX]) {
+  char line[HEADERS_MAX + 1];
   memcpy(line, headers, bytes);
   line[bytes] = '\0';
-  const char *disposition = strcasestr(line, "content-disposition:");
+  name[0] = '\0';
+  char *disposition = strcasestr(line, "content-disposition:");
   if (disposition == NULL)
-    return 0;
-  snprintf(quoted, sizeof quoted, "name=\"%s\"", name);
-  const char *end = strstr(disposition, "\r\n");
-  const char *found = strstr(disposition, quoted);
+    return;
+  disposition[strcspn(disposition, "\r\n")] = '\0';
+  const char *found = strstr(disposition, "name=\"");
   /* The end of filename="x" is no name. */
   while (found != NULL && found[-1] != ' ' && found[-1] != ';')
-    found = strstr(found + 1, quoted);
-  return found != NULL && (end == NULL || found < end);
+    found = strstr(found + 1, "name=\"");
+  if (found == NULL)
+    return;
+  found += strlen("name=\"");
+  size_t length = strcspn(found, "\"");
+  if (length < HALUT_PART_NAME_MAX && found[length] == '"')
+    snprintf(name, HALUT_PART_NAME_MAX, "%.*s", (int)length, found);
 }
 
 int halut_multipart_open(const uint8_t *body, size_t bytes, const char *boundary,
@@ -73,7 +79,8 @@ int halut_multipart_next(struct halut_multipart *parts, const char *name, const 
       return halut_fail(diag, HALUT_EINVALID, (uint64_t)(end - parts->body),
                         "multipart: the body ends inside a part");
     parts->at = next + parts->mark_bytes;
-    if (name == NULL || is_named((const char *)at, (size_t)(blank - at), name)) {
+    part_name((const char *)at, (size_t)(blank - at), parts->name);
+    if (name == NULL || strcmp(parts->name, name) == 0) {
       *part_out = data;
       *bytes_out = (size_t)(next - data);
       return HALUT_OK;

@@ -16,13 +16,14 @@
  * for any other type. */
 int halut_multipart_boundary(const char *content_type, char *boundary);
 
-enum { HALUT_BOUNDARY_MAX = 70 };
+enum { HALUT_BOUNDARY_MAX = 70, HALUT_PART_NAME_MAX = 128 /* bytes with the NUL */ };
 
 /* A body being walked, part by part. */
 struct halut_multipart {
   const uint8_t *body, *at, *end; /* borrowed */
   char mark[HALUT_BOUNDARY_MAX + 5];
   size_t mark_bytes;
+  char name[HALUT_PART_NAME_MAX]; /* of the part that halut_multipart_next gave; "": none */
 };
 
 /* HALUT_EINVALID: the body does not begin with its boundary. */

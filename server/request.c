@@ -125,7 +125,9 @@ static void response_add_cors(const struct halut_request *request, struct MHD_Re
 static enum MHD_Result request_send(struct halut_request *request) {
   struct halut_reply *reply = &request->reply;
   struct MHD_Response *response =
-      MHD_create_response_from_buffer(reply->bytes, reply->body, MHD_RESPMEM_PERSISTENT);
+      request->private.next != NULL
+          ? halut_stream_response(request)
+          : MHD_create_response_from_buffer(reply->bytes, reply->body, MHD_RESPMEM_PERSISTENT);
   if (response == NULL)
     return MHD_NO;
   if (reply->type != NULL)
@@ -408,18 +410,35 @@ static void body_release(struct halut_request *request) {
   request->body = NULL;
 }
 
+static uint64_t body_limit(const struct halut_request *request) {
+  const struct halut_http_options *options = &request->http->options;
+  switch (request->route != NULL ? request->route->body : HALUT_BODY_NONE) {
+  case HALUT_BODY_DATA:
+    return options->body_max;
+  case HALUT_BODY_SAMPLES:
+    return options->samples_max;
+  default:
+    return HALUT_BODY_SMALL;
+  }
+}
+
 static void request_refuse_size(struct halut_request *request) {
+  static const char *const names[] = {[HALUT_BODY_NONE] = "",
+                                      [HALUT_BODY_DATA] = " (body-max)",
+                                      [HALUT_BODY_SAMPLES] = " (learn-bytes-max)"};
   char text[HALUT_PATH_MAX + 128];
   snprintf(text, sizeof text, "the body exceeds the %llu bytes that %s takes%s",
            (unsigned long long)request->private.body_max, request->path,
-           request->route != NULL && request->route->takes_data ? " (body-max)" : "");
+           request->route != NULL ? names[request->route->body] : "");
   request_refuse(request, 413, text);
 }
 
 /* Only what computes takes and gives compressed bodies: that is a worker's time, and clients that
  * ask for compression everywhere do not always undo it. */
 static void request_read_codings(struct halut_request *request, const struct header_list *list) {
-  bool computes = request->route->scope == HALUT_INFER && request->route->takes_data;
+  enum halut_body body = request->route->body;
+  bool computes = body == HALUT_BODY_SAMPLES ||
+                  (body == HALUT_BODY_DATA && request->route->scope == HALUT_INFER);
   unsigned given = 0;
   for (size_t i = 0; i < list->count; i++)
     given += list->header[i].name_bytes == 16 &&
@@ -460,8 +479,7 @@ static enum MHD_Result request_check(struct halut_request *request, const char *
     request_admit(request);
   if (request->private.state == REQUEST_READING)
     request_read_codings(request, &list);
-  bool takes_data = request->route != NULL && request->route->takes_data;
-  request->private.body_max = takes_data ? request->http->options.body_max : HALUT_BODY_SMALL;
+  request->private.body_max = body_limit(request);
   if (request->private.state == REQUEST_READING &&
       framing.content_length > request->private.body_max)
     request_refuse_size(request);
@@ -597,6 +615,7 @@ void halut_request_completed(void *self, struct MHD_Connection *connection, void
   if (request == NULL)
     return;
   assert(request->private.state != REQUEST_PARKED);
+  assert(!request->private.is_asleep);
   http->options.ended(http->options.self, request, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
   if (request->context_free != NULL)
     request->context_free(request->context);

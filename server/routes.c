@@ -15,6 +15,11 @@ const struct halut_route halut_routes[] = {
     {HALUT_POST | HALUT_PUT, "/v1/classify", halut_handle_classify, true, HALUT_INFER},
     {HALUT_POST, "/v1/matmul", halut_handle_matmul, true, HALUT_INFER},
     {HALUT_POST, "/v1/explain", halut_handle_explain, true, HALUT_INFER},
+    {HALUT_POST, "/v1/learn", halut_handle_learn, HALUT_BODY_SAMPLES, HALUT_ADMIN},
+    {HALUT_GET, "/v1/jobs", halut_handle_jobs, false, HALUT_ADMIN},
+    {HALUT_GET, "/v1/jobs/{}", halut_handle_job, false, HALUT_ADMIN},
+    {HALUT_DELETE, "/v1/jobs/{}", halut_handle_job_cancel, false, HALUT_ADMIN},
+    {HALUT_GET, "/v1/jobs/{}/events", halut_handle_job_events, false, HALUT_ADMIN},
     {HALUT_POST, "/v1/reload", halut_handle_reload, false, HALUT_ADMIN},
 
     {HALUT_GET, "/v2", halut_handle_v2_server, false, HALUT_OPEN},

@@ -1,14 +1,26 @@
 /* DESIGN: a product is done a block of HALUT_CODE_BLOCK rows at a time: encode every codebook, then
- * sum for every output while the codes are in the first-level cache. */
+ * sum for every output while the codes are in the first-level cache.
+ *
+ * With threads=2 a helper takes half: of a batch half the images or rows, of one image half the
+ * outputs. Then both encode, which is about a tenth of the work; nothing is exchanged between them
+ * but the finished maps, and every number is computed as by one. */
 #include "backend.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "conv_cpu.h"
+#include "helper.h"
 #include "kernels.h"
 #include "matmul_cpu.h"
 #include "pack.h"
+
+enum {
+  THREADS_MAX = 2,
+  SPLIT_LOOKUPS = 1 << 15, /* fewer are done before the helper has begun */
+  SPLIT_OUTPUTS = 8        /* outputs go to a thread in multiples of so many */
+};
+static_assert(SPLIT_OUTPUTS % HALUT_QUAD_OUTPUTS == 0, "tables can be sliced there");
 
 struct cpu_layer {
   const struct halut_packed *packed; /* the lut's, or of this backend alone */
@@ -21,15 +33,26 @@ struct halut_backend {
   uint32_t layer_count;
   uint8_t *codes; /* one block of the layer with the most codebooks */
   uint32_t codebooks_max;
-  struct halut_conv_scratch scratch;
-  struct halut_matmul_scratch matmul;
+  uint32_t threads;
+  struct halut_helper *helper; /* NULL for one thread */
+  struct halut_conv_scratch scratch[THREADS_MAX];
+  struct halut_matmul_scratch matmul[THREADS_MAX];
 };
 
-static int cpu_options(const char *options, uint32_t *flags_out, struct halut_diag *diag) {
+static int cpu_options(const char *options, uint32_t *flags_out, uint32_t *threads_out,
+                       struct halut_diag *diag) {
   uint32_t flags = halut_cpu_flags();
   while (options && *options) {
     size_t bytes = strcspn(options, ",");
     char name[32];
+    if (strncmp(options, "threads=", 8) == 0) {
+      if (bytes != 9 || options[8] < '1' || options[8] > '0' + THREADS_MAX)
+        return halut_fail(diag, HALUT_EINVALID, 0, "cpu backend: \"%.*s\": 1 or 2 threads",
+                          (int)(bytes > 64 ? 64 : bytes), options);
+      *threads_out = (uint32_t)(options[8] - '0');
+      options += bytes + (options[bytes] == ',');
+      continue;
+    }
     if (strncmp(options, "cpu=", 4) != 0) {
       return halut_fail(diag, HALUT_EINVALID, 0, "cpu backend: unknown option \"%.*s\"",
                      (int)(bytes > 64 ? 64 : bytes), options);
@@ -48,12 +71,18 @@ static int cpu_options(const char *options, uint32_t *flags_out, struct halut_di
 }
 
 static int cpu_open(const char *options, struct halut_backend **out, struct halut_diag *diag) {
-  uint32_t flags = 0;
-  int error = cpu_options(options, &flags, diag);
+  uint32_t flags = 0, threads = 1;
+  int error = cpu_options(options, &flags, &threads, diag);
   if (error) return error;
   struct halut_backend *backend = calloc(1, sizeof *backend);
   if (!backend) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the cpu backend");
   halut_kernels_init(&backend->kernels, flags);
+  backend->threads = threads;
+  if (threads > 1) error = halut_helper_open(&backend->helper, diag);
+  if (error) {
+    free(backend);
+    return error;
+  }
   *out = backend;
   return HALUT_OK;
 }
@@ -64,8 +93,11 @@ static void cpu_close(struct halut_backend *backend) {
     halut_pack_put(backend->layer[i].packed);
     halut_conv_cpu_close(&backend->layer[i].conv);
   }
-  halut_conv_scratch_close(&backend->scratch);
-  halut_matmul_scratch_close(&backend->matmul);
+  halut_helper_close(backend->helper);
+  for (uint32_t t = 0; t < THREADS_MAX; t++) {
+    halut_conv_scratch_close(&backend->scratch[t]);
+    halut_matmul_scratch_close(&backend->matmul[t]);
+  }
   free(backend->layer);
   free(backend->codes);
   free(backend);
@@ -94,11 +126,13 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
   layer = &backend->layer[backend->layer_count];
   *layer = (struct cpu_layer){0};
   int error = HALUT_OK;
-  if (conv) {
-    error = halut_conv_scratch_fit(&backend->scratch, lut, conv, diag);
-    if (!error) error = halut_conv_cpu_open(conv, &layer->conv, diag);
+  for (uint32_t t = 0; t < backend->threads && !error; t++) {
+    if (conv)
+      error = halut_conv_scratch_fit(&backend->scratch[t], lut, conv, diag);
+    else
+      error = halut_matmul_scratch_fit(&backend->matmul[t], lut, diag);
   }
-  if (!error && !conv) error = halut_matmul_scratch_fit(&backend->matmul, lut, diag);
+  if (!error && conv) error = halut_conv_cpu_open(conv, &layer->conv, diag);
   const enum halut_layout layout = backend->kernels.accumulate->layout;
   if (!error) error = halut_pack_get(lut, layout, &layer->packed, diag);
   if (error) {
@@ -133,6 +167,68 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
   return HALUT_OK;
 }
 
+/* What one thread does of a convolution: `count` images, outputs first .. first + outputs - 1. */
+struct conv_part {
+  struct halut_backend *backend;
+  const struct cpu_layer *layer;
+  struct halut_conv_scratch *scratch;
+  const uint8_t *in;
+  uint32_t count;
+  struct halut_epilogue epilogue;
+  uint32_t first, outputs;
+  uint8_t *out;
+};
+
+static void conv_part_run(void *self) {
+  const struct conv_part *part = self;
+  struct halut_slice slice;
+  halut_pack_slice(part->layer->packed, part->first, part->outputs, &slice);
+  halut_conv_cpu_run(&part->layer->conv, &slice.packed, &part->backend->kernels, part->scratch,
+                     part->in, part->count, &part->epilogue, part->out);
+}
+
+/* Moves the later outputs of one image, or the later images, from one part to another. */
+static struct conv_part conv_part_split(struct conv_part *part,
+                                        struct halut_conv_scratch *scratch) {
+  const struct halut_conv *conv = part->layer->conv.conv;
+  const uint32_t pool = part->epilogue.pool;
+  const size_t plane = (size_t)(conv->out_h / pool) * (conv->out_w / pool);
+  struct conv_part later = *part;
+  size_t skipped;
+  later.scratch = scratch;
+  if (part->count > 1) {
+    part->count /= 2;
+    later.count -= part->count;
+    later.in += (size_t)part->count * conv->channels * conv->height * conv->width;
+    skipped = part->count * part->outputs * plane;
+  } else {
+    part->outputs = part->outputs / 2 / SPLIT_OUTPUTS * SPLIT_OUTPUTS;
+    later.first += part->outputs;
+    later.outputs -= part->outputs;
+    later.epilogue.requant.bias += part->outputs;
+    later.epilogue.requant.scale += part->outputs;
+    skipped = part->outputs * plane;
+  }
+  later.out += skipped;
+  if (later.epilogue.other) later.epilogue.other += skipped;
+  return later;
+}
+
+static void conv_run(struct conv_part *whole) {
+  struct halut_backend *backend = whole->backend;
+  const uint64_t lookups = (uint64_t)whole->layer->conv.positions * whole->count *
+                           whole->layer->packed->lut->codebooks * whole->outputs;
+  if (!backend->helper || lookups < SPLIT_LOOKUPS ||
+      (whole->count == 1 && whole->outputs < 2 * SPLIT_OUTPUTS)) {
+    conv_part_run(whole);
+    return;
+  }
+  struct conv_part later = conv_part_split(whole, &backend->scratch[1]);
+  halut_helper_start(backend->helper, conv_part_run, &later);
+  conv_part_run(whole);
+  halut_helper_wait(backend->helper);
+}
+
 static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_t *in,
                     uint32_t count, const struct halut_epilogue *epilogue, uint8_t *out,
                     struct halut_stats *stats) {
@@ -140,11 +236,48 @@ static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_
   const struct cpu_layer *layer = &backend->layer[handle];
   const struct halut_lut *lut = layer->packed->lut;
   assert(layer->conv.conv);
-  halut_conv_cpu_run(&layer->conv, layer->packed, &backend->kernels, &backend->scratch, in, count,
-                     epilogue, out);
+  struct conv_part whole = {backend, layer, &backend->scratch[0], in, count, *epilogue, 0,
+                            lut->outputs, out};
+  conv_run(&whole);
   if (stats)
     stats->lookups += (uint64_t)layer->conv.positions * count * lut->codebooks * lut->outputs;
   return HALUT_OK;
+}
+
+/* What one thread does of a product of floats. */
+struct matmul_part {
+  struct halut_backend *backend;
+  const struct halut_packed *packed;
+  struct halut_matmul_scratch *scratch;
+  const struct halut_floats *floats;
+  const float *x;
+  size_t rows;
+  float *y;
+};
+
+static void matmul_part_run(void *self) {
+  const struct matmul_part *part = self;
+  halut_matmul_cpu_run(part->packed, &part->backend->kernels, part->scratch, part->floats, part->x,
+                       part->rows, part->y);
+}
+
+static void matmul_run(struct matmul_part *whole) {
+  const struct halut_lut *lut = whole->packed->lut;
+  const size_t blocks = whole->rows / HALUT_CODE_BLOCK;
+  if (!whole->backend->helper || blocks < 2 ||
+      (uint64_t)whole->rows * lut->codebooks * lut->outputs < SPLIT_LOOKUPS) {
+    matmul_part_run(whole);
+    return;
+  }
+  struct matmul_part later = *whole;
+  whole->rows = (blocks + 1) / 2 * HALUT_CODE_BLOCK;
+  later.scratch = &whole->backend->matmul[1];
+  later.rows -= whole->rows;
+  later.x += whole->rows * whole->floats->affine->columns;
+  later.y += whole->rows * lut->outputs;
+  halut_helper_start(whole->backend->helper, matmul_part_run, &later);
+  matmul_part_run(whole);
+  halut_helper_wait(whole->backend->helper);
 }
 
 static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
@@ -152,7 +285,8 @@ static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
                       struct halut_stats *stats) {
   assert(handle < backend->layer_count);
   const struct halut_packed *packed = backend->layer[handle].packed;
-  halut_matmul_cpu_run(packed, &backend->kernels, &backend->matmul, floats, x, rows, y);
+  struct matmul_part whole = {backend, packed, &backend->matmul[0], floats, x, rows, y};
+  matmul_run(&whole);
   if (stats) stats->lookups += (uint64_t)rows * packed->lut->codebooks * packed->lut->outputs;
   return HALUT_OK;
 }

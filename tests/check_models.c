@@ -335,6 +335,9 @@ START_TEST(refuses_options_that_do_not_fit) {
   ck_assert_int_eq(halut_session_open(model, &halut_backend_cpu, "cpu=mmx", 1, &session, &diag),
                    HALUT_EINVALID);
   ck_assert_msg(strstr(diag.text, "mmx") != NULL, "%s", diag.text);
+  ck_assert_int_eq(halut_session_open(model, &halut_backend_cpu, "threads=3", 1, &session, &diag),
+                   HALUT_EINVALID);
+  ck_assert_msg(strstr(diag.text, "threads=3") != NULL, "%s", diag.text);
   ck_assert_int_eq(halut_session_open(model, &halut_backend_cpu, "speed=high", 1, &session, &diag),
                    HALUT_EINVALID);
   ck_assert_ptr_null(session);
@@ -347,6 +350,22 @@ END_TEST
 START_TEST(finds_backends_by_name) {
   ck_assert_ptr_eq(halut_backends_find("cpu"), &halut_backend_cpu);
   ck_assert_ptr_null(halut_backends_find("gpu"));
+}
+END_TEST
+
+/* A helper thread changes no byte: of one image, of odd batches, of the shipped network's maps. */
+START_TEST(shares_work_between_two_threads) {
+  const char *paths[] = {files.gl_pathv[_i], "models/resnet9-cifar10.safetensors"};
+  for (int p = 0; p < (_i == 0 ? 2 : 1); p++) {
+    struct halut_model *model = model_open(paths[p]);
+    struct halut_tensor in, out;
+    ck_assert_int_eq(halut_model_golden(model, &in, &out), 0);
+    struct halut_session *session = session_open(model, &halut_backend_cpu, "threads=2", in.dim[0]);
+    for (uint32_t batch = 1; batch <= in.dim[0]; batch += 2)
+      golden_compare(session, &in, &out, batch, paths[p]);
+    halut_session_close(session);
+    halut_model_close(model);
+  }
 }
 END_TEST
 
@@ -363,6 +382,7 @@ START_TEST(fuses_products_exactly) {
     const char *options = options_make(&halut_backend_cpu, ceiling, text);
     if (!options)
       continue;
+    snprintf(text + strlen(text), sizeof(text) - strlen(text), ",threads=%zu", ceiling % 2 + 1);
     struct halut_session *fused = session_open(model, &halut_backend_cpu, options, ROWS);
     struct halut_session *steps = session_open(model, &plain, "cpu=ref", ROWS);
     for (size_t i = 0; i < COUNTS; i++) {
@@ -434,6 +454,7 @@ int main(void) {
   tcase_set_timeout(golden, 200);
   tcase_add_loop_test(golden, computes_its_golden_example, 0, count);
   tcase_add_loop_test(golden, shows_every_node_the_same_on_every_backend, 0, count);
+  tcase_add_loop_test(golden, shares_work_between_two_threads, 0, count);
   tcase_add_loop_test(golden, fuses_products_exactly, 0, count);
   tcase_add_loop_test(golden, passes_faults_on_and_recovers, 0, count);
   tcase_add_test(golden, fuses_what_the_flagship_repeats);

@@ -156,6 +156,22 @@ test("works with the daemon", () =>
     }
   }));
 
+test("explains an output of a learned layer", () =>
+  withDaemon(async (client) => {
+    const network = (await client.models()).models.find((model) => model.kind === "network");
+    if (network === undefined) return skip("no network is served: nothing to explain");
+    const { layers } = await client.model(network.name);
+    const { name, codebooks, channels } = layers.find((layer) => layer.op === "halut");
+    const photo = await readFile(path.join(top, "models/photo/cat.jpg"));
+    const place = { model: network.name, layer: name, x: 2, y: 1, output: channels - 1 };
+    const told = await client.explain(photo, place);
+    assert.equal(told.paths.length, codebooks);
+    assert.equal(told.paths.reduce((sum, { entry }) => sum + entry, 0), told.sum);
+    assert.equal(told.value, told.map[1][2]);
+    const timed = await client.classify(photo, { model: network.name, timing: "layers" });
+    assert.ok(timed.layers.some((layer) => layer.name.split("+").includes(name)));
+  }));
+
 test("infers alike in binary and JSON", () =>
   withDaemon(async (client) => {
     try {

@@ -2,12 +2,13 @@
 // test: the JavaScript client against a server that misbehaves on purpose, and against the real daemon
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
 import http from "node:http";
+import os from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { Client, ConnectionError, RequestError, TimeoutError } from "./halutd.js";
+import { Client, ConnectionError, LearningError, RequestError, TimeoutError } from "./halutd.js";
 
 const top = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
 const labels = { model: "m", backend: "cpu", top: [{ label: "cat", index: 3, probability: 0.5 }] };
@@ -116,7 +117,13 @@ test("refuses what it cannot send", async () => {
 
 async function withDaemon(use) {
   const program = path.join(process.env.HALUT_BUILD ?? path.join(top, "build"), "halutd");
-  const daemon = spawn(program, ["--listen", "127.0.0.1:0", "--models", path.join(top, "models")]);
+  const folder = await mkdtemp(path.join(os.tmpdir(), "halutd-")); // what is learned goes there too
+  await cp(path.join(top, "models"), folder, {
+    recursive: true,
+    filter: (from) => from === path.join(top, "models") || from.endsWith(".safetensors"),
+  });
+  const flags = ["--listen", "127.0.0.1:0", "--models", folder, "--learn-priority", "normal"];
+  const daemon = spawn(program, flags);
   const ended = new Promise((resolve, reject) => {
     daemon.on("exit", resolve);
     daemon.on("error", reject);
@@ -134,7 +141,9 @@ async function withDaemon(use) {
     await use(new Client(url));
   } finally {
     daemon.kill("SIGTERM");
-    assert.equal(await ended, 0);
+    const code = await ended;
+    await rm(folder, { recursive: true });
+    assert.equal(code, 0);
   }
 }
 
@@ -170,6 +179,51 @@ test("explains an output of a learned layer", () =>
     assert.equal(told.value, told.map[1][2]);
     const timed = await client.classify(photo, { model: network.name, timing: "layers" });
     assert.ok(timed.layers.some((layer) => layer.name.split("+").includes(name)));
+  }));
+
+test("does not start learning twice", async () => {
+  const job = (state) => ({ id: "j", name: "n", state, stage: "", progress: 0.5, seconds: 1, error: "no luck" });
+  const queued = { status: 202, body: { id: "j" } };
+  await script(["close", queued], (client) =>
+    assert.rejects(client.learn([[1]], [[1]], { name: "n" }), ConnectionError));
+  const steps = [
+    { status: 503, body: { error: "full" } },
+    queued,
+    { status: 200, body: job("running") },
+    "close",
+    { status: 200, body: job("failed") },
+  ];
+  await script(steps, async (client, requests) => {
+    const seen = [];
+    const progress = ({ state }) => seen.push(state);
+    const learning = client.learn([[1, 2]], [[1], [2]], { name: "n", seed: 3, progress });
+    await assert.rejects(learning, (e) => e instanceof LearningError && /no luck/.test(e.message));
+    assert.deepEqual(seen, ["running", "failed"]);
+    assert.match(requests[1].body.toString("latin1"), /name="seed"\r\n\r\n3\r\n/);
+  });
+});
+
+test("learns with progress, and cancels", () =>
+  withDaemon(async (client) => {
+    const a = Array.from({ length: 200 }, (_, i) => [0, 1, 2, 3].map((j) => ((i * 7 + j * 3) % 11) / 11));
+    const b = [[1, 0.5], [0, -1], [2, 1], [0.25, 0]];
+    const seen = [];
+    const job = await client.learn(a, b, { name: "learned", codebooks: 4, progress: (one) => seen.push(one) });
+    assert.equal(job.state, "done");
+    assert.deepEqual(seen.at(-1), job);
+    assert.ok(job.result.nmse < 0.5);
+    assert.deepEqual((await client.jobs()).at(-1), job);
+    const c = await client.matmul(a.slice(0, 2), { model: "learned" });
+    assert.deepEqual([c.rows, c.columns], [2, 2]);
+    await assert.rejects(client.learn(a, b.slice(1), { name: "learned" }), (e) => /b: has 3 rows/.test(e.message));
+    const controller = new AbortController();
+    const data = Float32Array.from({ length: 20000 * 64 }, () => Math.random());
+    const wide = { data, rows: 20000, columns: 64 };
+    const square = { data: data.slice(0, 64 * 64), rows: 64, columns: 64 };
+    const progress = ({ state }) => state === "running" && controller.abort(new Error("enough"));
+    const { signal } = controller;
+    await assert.rejects(client.learn(wide, square, { name: "x", codebooks: 1, progress, signal }), /enough/);
+    assert.equal((await client.jobs()).at(-1).state, "cancelled");
   }));
 
 test("infers alike in binary and JSON", () =>

@@ -5,8 +5,8 @@
 //   const { top } = await client.classify(file);   // a File or Blob, an ArrayBuffer, a Uint8Array
 //
 // Every method returns a promise and takes a last argument { signal } to cancel it. A busy server (503) and
-// a broken connection are tried again, with growing pauses, within `timeout` milliseconds: all requests
-// here can be repeated without harm.
+// a broken connection are tried again, with growing pauses, within `timeout` milliseconds. Only the start of
+// learning is not tried again after a broken connection: the job may have been queued.
 
 /** The server refused: `status` is the HTTP status, `message` what the server says. */
 export class RequestError extends Error {
@@ -30,6 +30,15 @@ export class TimeoutError extends Error {
   constructor(message) {
     super(message);
     this.name = "TimeoutError";
+  }
+}
+
+/** A learning job ended without a model; `job` is the server's object. */
+export class LearningError extends Error {
+  constructor(job) {
+    super(`job ${job.id} (${job.name}): ${job.error ?? job.state}`);
+    this.name = "LearningError";
+    this.job = job;
   }
 }
 
@@ -177,6 +186,53 @@ export class Client {
     return this.#outputs(reply, await reply.arrayBuffer());
   }
 
+  /**
+   * Queues the learning of a product from samples of a and from b (each as matmul takes them); options are name,
+   * codebooks, ridge, heldout, seed, candidates, tree_rows, by. Gives the job: {id, state, progress, …}.
+   */
+  async startLearning(a, b, { signal, ...fields }) {
+    const form = new FormData();
+    for (const [name, value] of Object.entries(fields)) {
+      if (value !== undefined) form.append(name, String(value));
+    }
+    form.append("a", new Blob([writeNpy(matrix(a))]));
+    form.append("b", new Blob([writeNpy(matrix(b))]));
+    const reply = await this.#call("POST", "/v1/learn", form, {}, signal, false);
+    return this.job((await reply.json()).id, { signal });
+  }
+
+  /** startLearning, then waits for the end, calling `progress` with the job now and then; a signal cancels the job. */
+  async learn(a, b, { progress, signal, ...fields }) {
+    let job = await this.startLearning(a, b, { signal, ...fields });
+    try {
+      for (let pause = FIRST_PAUSE; ; pause = Math.min(1000, pause * 1.2)) {
+        progress?.(job);
+        if (job.state === "done") return job;
+        if (job.state !== "queued" && job.state !== "running") throw new LearningError(job);
+        await new Promise((resolve) => setTimeout(resolve, pause));
+        job = await this.job(job.id, { signal });
+      }
+    } catch (error) {
+      if (signal?.aborted) await this.cancel(job.id).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** The state of a learning job. */
+  async job(id, { signal } = {}) {
+    return (await this.#call("GET", `/v1/jobs/${encodeURIComponent(id)}`, undefined, {}, signal)).json();
+  }
+
+  /** The jobs that the server remembers, the oldest first. */
+  async jobs({ signal } = {}) {
+    return (await (await this.#call("GET", "/v1/jobs", undefined, {}, signal)).json()).jobs;
+  }
+
+  /** Cancels a job that waits or runs. */
+  async cancel(id, { signal } = {}) {
+    return (await this.#call("DELETE", `/v1/jobs/${encodeURIComponent(id)}`, undefined, {}, signal)).json();
+  }
+
   /** True if the server is there, has its models and takes requests; never rejects. */
   async healthy({ signal } = {}) {
     try {
@@ -251,7 +307,7 @@ export class Client {
     }
   }
 
-  async #call(method, path, body, headers, signal) {
+  async #call(method, path, body, headers, signal, repeatable = true) {
     const end = Date.now() + this.timeout;
     for (let attempt = 1; ; attempt++) {
       let reply;
@@ -264,7 +320,7 @@ export class Client {
       }
       if (reply?.ok) return reply;
       failure ??= await this.#refusal(reply);
-      const again = failure instanceof ConnectionError || failure.status === 503;
+      const again = (repeatable && failure instanceof ConnectionError) || failure.status === 503;
       const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1));
       const asked = 1000 * Number(reply?.headers.get("Retry-After") ?? 0) || 0;
       const pause = Math.max(longest * (0.5 + Math.random() / 2), Math.min(asked, LONGEST_PAUSE));

@@ -8,11 +8,12 @@ library is needed; NumPy arrays and PIL images are accepted where those packages
 """
 
 from ._async import AsyncClient
-from ._protocol import (Classification, ConnectionFailed, Error, InferResult, Label, NotFound,
+from ._protocol import (Classification, ConnectionFailed, Error, InferResult, Job, Label, LearningFailed,
+                        NotFound,
                         Product, RequestError, Retry, ServerBusy, Tensor, TimedOut)
 from ._sync import Client
 
 __all__ = ["AsyncClient", "Classification", "Client", "ConnectionFailed", "Error", "InferResult",
-           "Label", "NotFound", "Product", "RequestError", "Retry", "ServerBusy", "Tensor",
+           "Job", "Label", "LearningFailed", "NotFound", "Product", "RequestError", "Retry", "ServerBusy", "Tensor",
            "TimedOut"]
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 from . import _protocol as p
 
@@ -97,6 +97,40 @@ class AsyncClient:
         return p.infer_result(await self._call(
             p.infer_request(model, inputs, outputs, version, id, parameters, binary)))
 
+    async def start_learning(self, a: Any, b: Any, *, name: str, codebooks: Optional[int] = None,
+                             ridge: Optional[float] = None, heldout: Optional[float] = None,
+                             seed: Optional[int] = None, candidates: Optional[int] = None,
+                             tree_rows: Optional[int] = None, by: Optional[str] = None) -> p.Job:
+        fields = {"name": name, "codebooks": codebooks, "ridge": ridge, "heldout": heldout, "seed": seed,
+                  "candidates": candidates, "tree_rows": tree_rows, "by": by}
+        started = (await self._call(p.learn_request(a, b, fields))).json()
+        return await self.job(started["id"])
+
+    async def learn(self, a: Any, b: Any, *, name: str, progress: Optional[Callable[[p.Job], Any]] = None,
+                    wait: Optional[float] = None, **options: Any) -> p.Job:
+        job, began = await self.start_learning(a, b, name=name, **options), time.monotonic()
+        while True:
+            if progress is not None:
+                progress(job)
+            waited = time.monotonic() - began
+            if job.state == "done":
+                return job
+            if job.ended:
+                raise p.LearningFailed(job)
+            if wait is not None and waited >= wait:
+                raise p.TimedOut(f"job {job.id} has not ended within {wait:g} s")
+            await asyncio.sleep(p.poll_delay(waited))
+            job = await self.job(job.id)
+
+    async def job(self, id: str) -> p.Job:
+        return p.job_result((await self._call(p.Request("GET", p.job_path(id)))).json())
+
+    async def jobs(self) -> List[p.Job]:
+        return [p.job_result(raw) for raw in (await self._call(p.Request("GET", "/v1/jobs"))).json()["jobs"]]
+
+    async def cancel(self, id: str) -> p.Job:
+        return p.job_result((await self._call(p.Request("DELETE", p.job_path(id)))).json())
+
     async def healthy(self) -> bool:
         try:
             reply = await self._once(p.Request("GET", "/healthz"), self._timeout)
@@ -134,7 +168,7 @@ class AsyncClient:
                 retry_after = getattr(error, "retry_after", None)
                 delay = self._retry.delay(attempt, retry_after)
                 last = attempt == self._retry.attempts
-                if last or not p.is_retryable(error) or time.monotonic() + delay >= end:
+                if last or not p.is_retryable(error, request) or time.monotonic() + delay >= end:
                     raise
             await asyncio.sleep(delay)
         raise AssertionError("a retry has at least one attempt")
@@ -156,7 +190,7 @@ class AsyncClient:
         while True:
             if self._closed:
                 raise p.Error("the client is closed")
-            idle = self._idle.pop() if self._idle else None
+            idle = self._idle.pop() if self._idle and request.repeatable else None
             writer = None
             try:
                 reader, writer = idle if idle is not None else await self._connect()

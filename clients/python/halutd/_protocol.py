@@ -50,6 +50,14 @@ class ServerBusy(RequestError):
     """The queue is full or the server is starting or stopping, still so after all retries."""
 
 
+class LearningFailed(Error):
+    """A learning job ended without a model; `job` says how."""
+
+    def __init__(self, job: "Job") -> None:
+        super().__init__(f"job {job.id} ({job.name}): {job.error or job.state}")
+        self.job = job
+
+
 # ---- Results ----
 
 
@@ -76,6 +84,25 @@ class Product:
     c: Any
     rows: int
     columns: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A learning job: `state` is queued, running, done, failed or cancelled, `progress` 0..1 of the whole;
+    `result` has the model's name, version, nmse, r2 and more once it is done."""
+
+    id: str
+    name: str
+    state: str
+    stage: str
+    progress: float
+    seconds: float
+    error: Optional[str]
+    result: Optional[Dict[str, Json]]
+
+    @property
+    def ended(self) -> bool:
+        return self.state not in ("queued", "running")
 
 
 # Names on the wire: bytes of an element, struct/array code.
@@ -125,7 +152,7 @@ class InferResult:
 @dataclasses.dataclass(frozen=True)
 class Retry:
     """How often and how patiently a request that met a busy server or a broken connection is sent
-    again. Every request of this package can be: none of them changes anything twice."""
+    again. Only the start of learning is not, after a broken connection: it may have been queued."""
 
     attempts: int = 5
     first_delay: float = 0.05  # seconds; doubles each time, with jitter
@@ -147,6 +174,7 @@ class Request:
     path: str
     body: bytes = b""
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    repeatable: bool = True  # False: sending it twice would do it twice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,17 +337,20 @@ def _npy_read(body: bytes) -> Tuple[List[int], "array.array[Any]"]:
     return list(head["shape"]), values
 
 
-def matmul_request(a: Any, model: str, backend: Optional[str]) -> Request:
+def _matrix_npy(a: Any, name: str) -> bytes:
     if _is_array(a):
         if a.ndim != 2:
-            raise ValueError(f"a must be a matrix, not of {a.ndim} dimensions")
-        body = _npy((a.shape[0], a.shape[1]), a.astype("<f4", order="C").tobytes())
-    else:
-        rows = [list(row) for row in a]
-        if not rows or any(len(row) != len(rows[0]) for row in rows):
-            raise ValueError("a must have rows, all of the same length")
-        flat = array.array("f", (value for row in rows for value in row))
-        body = _npy((len(rows), len(rows[0])), _little(flat))
+            raise ValueError(f"{name} must be a matrix, not of {a.ndim} dimensions")
+        return _npy((a.shape[0], a.shape[1]), a.astype("<f4", order="C").tobytes())
+    rows = [list(row) for row in a]
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
+        raise ValueError(f"{name} must have rows, all of the same length")
+    flat = array.array("f", (value for row in rows for value in row))
+    return _npy((len(rows), len(rows[0])), _little(flat))
+
+
+def matmul_request(a: Any, model: str, backend: Optional[str]) -> Request:
+    body = _matrix_npy(a, "a")
     query = {"model": model}
     if backend is not None:
         query["backend"] = backend
@@ -336,6 +367,33 @@ def matmul_result(reply: Reply, a: Any) -> Product:
         return Product(numpy.array(values, dtype=numpy.float32).reshape(rows, columns), rows, columns)
     flat = values.tolist()
     return Product([flat[i * columns:(i + 1) * columns] for i in range(rows)], rows, columns)
+
+
+# ---- Learning ----
+
+
+def learn_request(a: Any, b: Any, fields: Mapping[str, Any]) -> Request:
+    boundary = f"halutd{random.getrandbits(128):032x}"
+    parts = [(name, str(value).encode()) for name, value in fields.items() if value is not None]
+    parts += [("a", _matrix_npy(a, "a")), ("b", _matrix_npy(b, "b"))]
+    body = b"".join(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + data +
+                    b"\r\n" for name, data in parts) + f"--{boundary}--\r\n".encode()
+    return Request("POST", "/v1/learn", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"},
+                   repeatable=False)
+
+
+def job_path(id: str) -> str:
+    return f"/v1/jobs/{quote(id, safe='')}"
+
+
+def job_result(raw: Mapping[str, Json]) -> Job:
+    return Job(str(raw["id"]), str(raw["name"]), str(raw["state"]), str(raw["stage"]), float(raw["progress"]),
+               float(raw["seconds"]), raw.get("error"), raw.get("result"))
+
+
+def poll_delay(waited: float) -> float:
+    """Seconds until the next look at a job that was waited for so long."""
+    return min(1.0, max(0.05, waited / 10))
 
 
 # ---- The Open Inference Protocol ----
@@ -452,5 +510,5 @@ def infer_result(reply: Reply) -> InferResult:
                        dict(raw.get("parameters", {})), outputs)
 
 
-def is_retryable(error: Error) -> bool:
-    return isinstance(error, (ServerBusy, ConnectionFailed))
+def is_retryable(error: Error, request: Request) -> bool:
+    return isinstance(error, ServerBusy) or (request.repeatable and isinstance(error, ConnectionFailed))

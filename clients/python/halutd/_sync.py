@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type
 
 from . import _protocol as p
 
@@ -76,6 +76,47 @@ class Client:
         return p.infer_result(self._call(
             p.infer_request(model, inputs, outputs, version, id, parameters, binary)))
 
+    # ---- Learning ----
+
+    def start_learning(self, a: Any, b: Any, *, name: str, codebooks: Optional[int] = None,
+                       ridge: Optional[float] = None, heldout: Optional[float] = None,
+                       seed: Optional[int] = None, candidates: Optional[int] = None,
+                       tree_rows: Optional[int] = None, by: Optional[str] = None) -> p.Job:
+        """Queues the learning of a product from samples of a and from b. What is left out is the server's to
+        choose. A broken connection is not tried again: the job may have been queued."""
+        fields = {"name": name, "codebooks": codebooks, "ridge": ridge, "heldout": heldout, "seed": seed,
+                  "candidates": candidates, "tree_rows": tree_rows, "by": by}
+        return self.job(self._call(p.learn_request(a, b, fields)).json()["id"])
+
+    def learn(self, a: Any, b: Any, *, name: str, progress: Optional[Callable[[p.Job], Any]] = None,
+              wait: Optional[float] = None, **options: Any) -> p.Job:
+        """start_learning, then waits for the end, `wait` seconds or for ever, telling `progress` of every look.
+        Raises LearningFailed, or TimedOut while the job goes on."""
+        job, began = self.start_learning(a, b, name=name, **options), time.monotonic()
+        while True:
+            if progress is not None:
+                progress(job)
+            waited = time.monotonic() - began
+            if job.state == "done":
+                return job
+            if job.ended:
+                raise p.LearningFailed(job)
+            if wait is not None and waited >= wait:
+                raise p.TimedOut(f"job {job.id} has not ended within {wait:g} s")
+            time.sleep(p.poll_delay(waited))
+            job = self.job(job.id)
+
+    def job(self, id: str) -> p.Job:
+        return p.job_result(self._call(p.Request("GET", p.job_path(id))).json())
+
+    def jobs(self) -> List[p.Job]:
+        """The jobs that the server remembers, the oldest first."""
+        return [p.job_result(raw) for raw in self._call(p.Request("GET", "/v1/jobs")).json()["jobs"]]
+
+    def cancel(self, id: str) -> p.Job:
+        """Cancels a job that waits or runs; one that has ended stays what it is."""
+        return p.job_result(self._call(p.Request("DELETE", p.job_path(id))).json())
+
     # ---- How it is ----
 
     def healthy(self) -> bool:
@@ -122,7 +163,7 @@ class Client:
                 retry_after = getattr(error, "retry_after", None)
                 delay = self._retry.delay(attempt, retry_after)
                 last = attempt == self._retry.attempts
-                if last or not p.is_retryable(error) or time.monotonic() + delay >= end:
+                if last or not p.is_retryable(error, request) or time.monotonic() + delay >= end:
                     raise
             time.sleep(delay)
         raise AssertionError("a retry has at least one attempt")
@@ -142,7 +183,7 @@ class Client:
             with self._lock:
                 if self._closed:
                     raise p.Error("the client is closed")
-                idle = self._idle.pop() if self._idle else None
+                idle = self._idle.pop() if self._idle and request.repeatable else None
             connection = idle if idle is not None else self._connect(timeout)
             try:
                 return self._exchange(connection, request, timeout)

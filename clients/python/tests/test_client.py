@@ -6,9 +6,11 @@ import asyncio
 import io
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -138,6 +140,29 @@ class AgainstScript(unittest.TestCase):
                 self.assertEqual(len(server.requests), 1)
 
     @both
+    def test_learning_is_not_started_twice(self, call):
+        done = b'{"id":"j","name":"n","state":"%s","stage":"","progress":0.5,"seconds":1%s}'
+        close = "Connection: close\r\n"  # the start of learning takes a connection of its own
+        busy, queued = reply(503, b'{"error":"full"}', close), reply(202, b'{"id":"j"}', close)
+        with Scripted("close", queued) as server:
+            with self.assertRaises(halutd.ConnectionFailed):
+                call(server.url, lambda c: c.learn([[1]], [[1]], name="n"))
+        with Scripted(busy, queued, reply(200, done % (b"running", b"")), "close",
+                      reply(200, done % (b"failed", b',"error":"no luck"'))) as server:
+            seen = []
+            with self.assertRaises(halutd.LearningFailed) as caught:
+                call(server.url, lambda c: c.learn([[1, 2]], [[1], [2]], name="n", seed=3, progress=seen.append))
+            self.assertEqual([job.state for job in seen], ["running", "failed"])
+            self.assertIn("no luck", str(caught.exception))
+            head, body = server.requests[1]
+            self.assertIn("POST /v1/learn ", head)
+            self.assertIn(b'name="seed"\r\n\r\n3\r\n', body)
+            self.assertEqual(body.count(b"\x93NUMPY"), 2)
+        with Scripted(queued, *[reply(200, done % (b"running", b""))] * 50) as server:
+            with self.assertRaises(halutd.TimedOut):
+                call(server.url, lambda c: c.learn([[1]], [[1]], name="n", wait=0.2))
+
+    @both
     def test_survives_hang_up(self, call):
         with Scripted("close", "close", reply(200)) as server:
             self.assertEqual(call(server.url, lambda c: c.classify(b"x")).model, "m")
@@ -230,8 +255,12 @@ class AgainstDaemon(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         program = os.path.join(os.environ.get("HALUT_BUILD", os.path.join(TOP, "build")), "halutd")
+        cls.folder = tempfile.mkdtemp()  # what is learned goes there too
+        for name in os.listdir(os.path.join(TOP, "models")):
+            if name.endswith(".safetensors"):
+                shutil.copy(os.path.join(TOP, "models", name), cls.folder)
         cls.daemon = subprocess.Popen(
-            [program, "--listen", "127.0.0.1:0", "--models", os.path.join(TOP, "models")],
+            [program, "--listen", "127.0.0.1:0", "--models", cls.folder, "--learn-priority", "normal"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         seen = []
         for line in cls.daemon.stdout:
@@ -253,6 +282,7 @@ class AgainstDaemon(unittest.TestCase):
         cls.daemon.terminate()
         status = cls.daemon.wait(20)
         cls.daemon.stdout.close()
+        shutil.rmtree(cls.folder)
         if status != 0:
             raise AssertionError(f"the daemon ended with {status}")
 
@@ -298,6 +328,24 @@ class AgainstDaemon(unittest.TestCase):
         if numpy is not None:
             same = call(self.url, lambda c: c.matmul(numpy.array(rows), model=name))
             numpy.testing.assert_array_equal(same.c, numpy.array(product.c, dtype=numpy.float32))
+
+    @both
+    def test_learns_with_progress(self, call):
+        a = [[((i * 7 + j * 3) % 11) / 11 for j in range(4)] for i in range(200)]
+        b = [[1.0, 0.5], [0.0, -1.0], [2.0, 1.0], [0.25, 0.0]]
+        seen = []
+        job = call(self.url, lambda c: c.learn(a, b, name="learned", codebooks=4, heldout=0.2, progress=seen.append))
+        self.assertEqual((job.state, job.progress, job.ended), ("done", 1.0, True))
+        self.assertEqual(seen[-1], job)
+        self.assertLess(job.result["nmse"], 0.5)
+        self.assertEqual(job.result["heldout_rows"], 40)
+        self.assertEqual(call(self.url, lambda c: c.jobs())[-1], job)
+        self.assertEqual(call(self.url, lambda c: c.cancel(job.id)), job)
+        product = call(self.url, lambda c: c.matmul(a[:2], model="learned"))
+        self.assertEqual((product.rows, product.columns), (2, 2))
+        with self.assertRaises(halutd.RequestError) as caught:
+            call(self.url, lambda c: c.learn(a, b[:3], name="learned"))
+        self.assertIn("b: has 3 rows", caught.exception.message)
 
     @both
     def test_infers_alike_in_binary_and_json(self, call):

@@ -259,11 +259,9 @@ static bool head_read(struct halut_request *request, struct halut_v2_ask *ask) {
   if (text == NULL)
     return true;
   unsigned long long bytes = digits > 0 && digits < 19 ? strtoull(text, NULL, 10) : ULLONG_MAX;
-  if (digits == 0 || text[digits] != '\0' || bytes > request->body_bytes) {
-    halut_request_error(request, 400,
-                        HALUT_V2_HEAD_BYTES ": \"%.32s\" is not a number from 0 to %zu, the bytes "
-                                            "of the body",
-                        text, request->body_bytes);
+  if (digits == 0 || text[digits] != '\0' || bytes > SIZE_MAX / 2) {
+    halut_request_error(request, 400, HALUT_V2_HEAD_BYTES ": \"%.32s\" is not a number of bytes",
+                        text);
     return false;
   }
   ask->has_head = true;

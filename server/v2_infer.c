@@ -319,6 +319,12 @@ static bool id_read(struct halut_job *job, const json_t *root) {
 static void infer_read(struct halut_job *job) {
   struct halut_v2_ask *ask = job->detail;
   struct defaults defaults = {0};
+  if (ask->head_bytes > job->request->body_bytes) { /* the body is inflated by now */
+    halut_job_fail(job, HALUT_EINVALID,
+                   HALUT_V2_HEAD_BYTES ": %zu is past the %zu bytes of the body", ask->head_bytes,
+                   job->request->body_bytes);
+    return;
+  }
   if (ask->has_head && ask->head_bytes == 0) {
     defaults.binary = true;
     if (all_outputs(job, &defaults))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import unittest
+import zlib
 from urllib.parse import quote
 
 import numpy as np
@@ -525,11 +526,25 @@ class Inferring(Case):
 
     def test_refused_header_lengths(self):
         body = json.dumps({"inputs": [tensor("image", self.sample(POOLS, 1))]}).encode()
-        for value in ("99999999999", "9" * 26, "-1", "abc", "1.5", "", str(len(body) + 1), "5x", "+5"):
-            self.refused(400, f"is not a number from 0 to {len(body)}",
+        for value in ("9" * 26, "-1", "abc", "1.5", "", "5x", "+5"):
+            self.refused(400, "is not a number of bytes",
+                         self.ask("POST", f"/v2/models/{POOLS}/infer", body, [(HEAD, value)]))
+        for value in ("99999999999", str(len(body) + 1)):
+            self.refused(400, f"{value} is past the {len(body)} bytes",
                          self.ask("POST", f"/v2/models/{POOLS}/infer", body, [(HEAD, value)]))
         self.assertEqual(self.ask("POST", f"/v2/models/{POOLS}/infer", body, [(HEAD, str(len(body)))]).status, 200)
         self.refused(400, "JSON", self.ask("POST", f"/v2/models/{POOLS}/infer", body, [(HEAD, str(len(body) - 1))]))
+
+    def test_a_compressed_body_counts_as_what_it_inflates_to(self):
+        x = np.zeros((4, 3, 12, 12), np.uint8)
+        body = json.dumps({"inputs": [binary("image", list(x.shape), "UINT8", x.tobytes())]}).encode()
+        body += b" " * 1000
+        squeezed = zlib.compress(body + x.tobytes())
+        self.assertLess(len(squeezed), len(body))
+        answer = self.ask("POST", f"/v2/models/{POOLS}/infer", squeezed,
+                          [(HEAD, str(len(body))), ("Content-Encoding", "deflate")])
+        self.assertEqual(answer.status, 200, answer.body[:300])
+        np.testing.assert_array_equal(outputs_of(answer)["logits"], self.expected(POOLS, x))
 
     def test_no_content_type_is_needed(self):
         body = json.dumps({"inputs": [tensor("image", self.sample(POOLS, 1))]}).encode()

@@ -14,6 +14,8 @@ PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev li
   libopenblas-dev nettle-dev libgnutls28-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
 PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 openssl shellcheck mandoc python3-numpy python3-pil nodejs \
   gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+# For models/train and its tests: 1.3 GB unpacked.
+PACKAGES_TRAIN = python3-torch python3-matplotlib
 # For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.
 PACKAGES_DEPLOY = chromium systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
   aardvark-dns iptables catatonit uidmap mmdebstrap debian-archive-keyring
@@ -40,8 +42,8 @@ SERVER_LIBS = -lmicrohttpd -lgnutls -luv $(PICTURE_LIBS) $(MODEL_LIBS)
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
 
 .DEFAULT_GOAL := all
-.PHONY: fuzz soak all tests help deps deps-test deps-deploy run check test bench asan ubsan tsan lint man install \
-  container-test data clean
+.PHONY: fuzz soak all tests help deps deps-test deps-train deps-deploy run check test bench asan ubsan tsan lint \
+  man install container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
 # Elsewhere these files are empty; NEON needs no flag on the processor that has it.
@@ -79,6 +81,8 @@ deps: ## install the Debian packages that the build needs
 	@deploy/packages.sh $(PACKAGES)
 deps-test: ## install those and the packages that the tests need
 	@deploy/packages.sh $(PACKAGES) $(PACKAGES_TEST)
+deps-train: ## install those that models/train and its tests need
+	@deploy/packages.sh $(PACKAGES) $(PACKAGES_TEST) $(PACKAGES_TRAIN)
 deps-deploy: ## install the tools that check deploy/ and build the container image
 	@deploy/packages.sh $(PACKAGES_DEPLOY)
 	@if command -v npm >/dev/null; then npm install --silent --no-fund --no-audit --ignore-scripts \

@@ -100,7 +100,7 @@ def random_patches(layer, x, count, rng):
     return windows[n, :, oy, ox].reshape(len(n), -1)
 
 
-def learn(layer, dense, rows, program, target=None, tree_rows=12000, ridge=1.0):
+def learn(layer, dense, rows, program, target=None, tree_rows=12000, ridge=1.0, by="output"):
     """Fills a Halut layer by `halut learn` on im2col rows of its input, fitted to the dense layer's products
     of these rows or to `target`. Returns the learner's report."""
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def learn(layer, dense, rows, program, target=None, tree_rows=12000, ridge=1.0):
             np.save(os.path.join(folder, "t.npy"), target.numpy().astype(np.float32))
             aim = ["--target", os.path.join(folder, "t.npy")]
         done = subprocess.run([program, "learn", *aim, "--a", a, "--b", b, "-o", out,
-                               "-C", str(layer.codebooks), "-K", str(layer.prototypes), "--by-output",
+                               "-C", str(layer.codebooks), "-K", str(layer.prototypes), "--by-" + by,
                                "--tree-rows", str(min(tree_rows, len(rows))),
                                "--ridge", str(ridge), "--heldout", "0.05", "--json"],
                               check=True, stdout=subprocess.PIPE, text=True)

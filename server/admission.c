@@ -99,6 +99,7 @@ static void compare_count(struct halut_app *app, const struct halut_job *job) {
 
 static void job_free(void *context) {
   struct halut_job *job = context;
+  halut_job_uncount(job);
   halut_catalog_drop(job->catalog);
   halut_job_free(job);
 }
@@ -108,12 +109,15 @@ static void job_done(struct halut_item *item) {
   struct halut_app *app = job->app;
   if (item->status == HALUT_ETIMEOUT)
     app->metrics.timed_out++;
+  app->metrics.canceled += job->peer_left;
+  app->metrics.rejected_queue += job->crowded;
   if (job->entry != NULL)
     job_count(app, job);
   if (!job->failed && job->inspect != NULL && job->inspect->compare)
     compare_count(app, job);
   else if (!job->failed && !app->draining)
     halut_shadow_offer(app->shadow, job);
+  halut_job_uncount(job);
   halut_http_resume(job->request);
 }
 
@@ -167,6 +171,15 @@ void halut_job_submit(struct halut_app *app, struct halut_job *job) {
   job->item.arrived_ns = now;
   job->item.deadline_ns = now + app->config.compute_timeout_ms * 1000000u;
   job->item.done = job_done;
+  struct halut_entry *entry = job->entry;
+  if (entry == NULL)
+    entry = halut_catalog_find(job->catalog, job->kind, job->model_name, 0, NULL);
+  if (entry != NULL && !halut_job_count(job, entry)) {
+    app->metrics.rejected_queue++;
+    halut_request_error(job->request, 503, HALUT_JOB_CROWDED, entry->info->name,
+                        job->limits->model_queue_max);
+    return;
+  }
   int error = halut_pool_submit(app->pool, &job->item, now);
   if (error == HALUT_OK) {
     halut_request_park(job->request);

@@ -55,6 +55,8 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
   time_stamp(stamp);
   halut_json_out_format(&out, "{\"time\":\"%s\",\"id\":", stamp);
   halut_json_out_string(&out, request->id);
+  if (request->trace[0] != '\0')
+    halut_json_out_format(&out, ",\"traceparent\":\"%s\"", request->trace);
   if (request->key_name[0] != '\0') {
     halut_json_out_format(&out, ",\"key\":");
     halut_json_out_string(&out, request->key_name);

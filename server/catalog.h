@@ -30,10 +30,11 @@ struct halut_entry {
   struct halut_model *model;
   const struct halut_model_info *info;
   _Atomic uint32_t references; /* catalogues that list it */
+  _Atomic uint32_t pending;    /* jobs that wait for it or are in it */
   uint32_t workers;
-  struct halut_seat *seats; /* [workers] */
+  struct halut_seat *seats;   /* [workers] */
   size_t in_bytes, out_bytes; /* of one image or row */
-  char file[256];           /* name in the directory */
+  char file[256];             /* name in the directory */
   uint64_t stamp[3]; /* size, time and inode of the file: a reload keeps what did not change */
 };
 
@@ -46,7 +47,7 @@ struct halut_note {
 };
 
 struct halut_catalog {
-  uint32_t references; /* loop thread */
+  uint32_t references;                  /* loop thread */
   struct halut_catalog_options options; /* its strings are borrowed */
   uint32_t count;
   struct halut_entry *entries[HALUT_CATALOG_MAX];

@@ -14,6 +14,11 @@ enum {
   GONE_AFTER_NS = 20000000
 }; /* a job that waited longer is asked whether its peer is still there */
 
+static void job_drop(struct halut_job *job) {
+  job->peer_left = true;
+  halut_job_fail(job, HALUT_ECANCELED, "the peer has left");
+}
+
 static void job_read(struct halut_job *job) {
   struct halut_diag diag = {0};
   int error = HALUT_OK;
@@ -22,7 +27,7 @@ static void job_read(struct halut_job *job) {
   if (job->item.status != HALUT_OK)
     halut_job_fail(job, HALUT_ETIMEOUT, "the request waited longer than compute-timeout-ms");
   else if (start - job->item.arrived_ns > GONE_AFTER_NS && halut_request_gone(job->request))
-    halut_job_fail(job, HALUT_ECANCELED, "the peer has left");
+    job_drop(job);
   else if ((error = halut_request_inflate(job->request, &diag)) != HALUT_OK)
     halut_job_fail(job, error, "%s", diag.text);
   else

@@ -92,25 +92,25 @@ const char *halut_guard_target(const char *target) {
   return NULL;
 }
 
-unsigned halut_guard_check(const char *version, const struct halut_guard_header *headers,
-                           size_t count, struct halut_guard_framing *framing,
-                           const char **reason_out) {
+unsigned halut_guard_check(const struct halut_guard_limits *limits, const char *version,
+                           const struct halut_guard_header *headers, size_t count,
+                           struct halut_guard_framing *framing, const char **reason_out) {
   struct tally tally = {.framing = framing};
   bool is_11 = strcmp(version, "HTTP/1.1") == 0;
   memset(framing, 0, sizeof *framing);
   *reason_out = "only HTTP/1.1 and HTTP/1.0 are spoken here";
   if (!is_11 && strcmp(version, "HTTP/1.0") != 0)
     return 505;
-  *reason_out = "more than 64 headers";
-  if (count > HALUT_HEADERS_MAX)
+  *reason_out = "more headers than headers-max";
+  if (count > limits->headers_max)
     return 431;
   for (size_t i = 0; i < count; i++) {
     tally.bytes += headers[i].name_bytes + headers[i].value_bytes;
     if ((*reason_out = count_header(&tally, &headers[i])) != NULL)
       return 400;
   }
-  *reason_out = "the headers exceed 6144 bytes";
-  if (tally.bytes > HALUT_HEADER_BYTES_MAX)
+  *reason_out = "the headers have more bytes than header-bytes-max";
+  if (tally.bytes > limits->header_bytes_max)
     return 431;
   *reason_out = "both Content-Length and Transfer-Encoding are given";
   if (tally.lengths > 0 && tally.encodings > 0)

@@ -11,7 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { HALUT_HEADERS_MAX = 64, HALUT_HEADER_BYTES_MAX = 6144 };
+enum { HALUT_HEADERS_MAX = 128 }; /* the most that headers-max can be */
+
+struct halut_guard_limits {
+  size_t headers_max, header_bytes_max;
+};
 
 struct halut_guard_header {
   const char *name, *value; /* need not end with NUL */
@@ -27,11 +31,11 @@ struct halut_guard_framing {
 const char *halut_guard_target(const char *target);
 
 /* `version` is "HTTP/1.1"; `count` may exceed what headers[] holds once it is past
- * HALUT_HEADERS_MAX. Returns 0 and fills `framing`, or the HTTP status to refuse with (400, 417,
+ * limits->headers_max. Returns 0 and fills `framing`, or the HTTP status to refuse with (400, 417,
  * 431, 505) and sets *reason_out to a static sentence. After any refusal the connection must be
  * closed: its next byte has no known meaning. */
-unsigned halut_guard_check(const char *version, const struct halut_guard_header *headers,
-                           size_t count, struct halut_guard_framing *framing,
-                           const char **reason_out);
+unsigned halut_guard_check(const struct halut_guard_limits *limits, const char *version,
+                           const struct halut_guard_header *headers, size_t count,
+                           struct halut_guard_framing *framing, const char **reason_out);
 
 #endif

@@ -308,7 +308,8 @@ bool halut_connection_is_over(const struct halut_connection *connection) {
   char byte;
   if (connection->is_secure)
     return poll(&end, 1, 0) == 1 && (end.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
-  return recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+  ssize_t bytes = recv(connection->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return bytes == 0 || (bytes < 0 && errno == ECONNRESET);
 }
 
 static void connection_check(struct halut_http *http, struct halut_connection *connection,

@@ -20,6 +20,7 @@
 #include "auth.h"
 #include "coding.h"
 #include "cors.h"
+#include "guard.h"
 #include "listener.h"
 #include "tls.h"
 
@@ -31,6 +32,7 @@ enum {
   HALUT_CAPTURES_MAX = 3,
   HALUT_PATH_MAX = 256,      /* bytes of a path with its NUL; no route is longer */
   HALUT_REQUEST_ID_MAX = 64, /* bytes with the NUL */
+  HALUT_TRACE_MAX = 56,      /* bytes of a traceparent with its NUL */
   HALUT_REPLY_HEADERS_MAX = 1024,
   HALUT_BODY_SMALL = 65536 /* bytes: the body limit of routes that take no data */
 };
@@ -89,6 +91,7 @@ struct halut_request {
   uint64_t arrived_ns;               /* headers complete */
   uint64_t received_ns;              /* body complete; 0 before */
   char id[HALUT_REQUEST_ID_MAX];     /* X-Request-Id, the client's or ours */
+  char trace[HALUT_TRACE_MAX];       /* traceparent, if it was well formed, else "" */
   char key_name[HALUT_KEY_NAME_MAX]; /* of the API key it came with, or "" */
   struct halut_reply reply;
   halut_error_fn *error; /* set by a handler; NULL: {"error": text} */
@@ -121,6 +124,8 @@ struct halut_http_options {
   const struct halut_listener
       *listeners; /* copied; their sockets are http's to close from then on */
   uint32_t listener_count;
+  struct halut_guard_limits headers;
+  uint32_t requests_per_connection_max; /* 0: no limit */
   uint32_t connections_max;
   uint32_t connections_per_address_max; /* 0: no limit */
   uint64_t request_timeout_ms, idle_timeout_ms;

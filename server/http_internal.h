@@ -15,6 +15,7 @@ struct halut_connection {
   struct halut_connection *next, **link; /* in the bucket of its address */
   int fd;
   enum halut_phase phase;
+  uint32_t requests;                    /* begun */
   uint64_t since_ns;                    /* start of the phase */
   const char *target_fault;             /* of the request being read, or NULL */
   uint8_t address[HALUT_ADDRESS_BYTES]; /* all zero: has none (Unix socket) */

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,12 +43,36 @@ void halut_job_fail(struct halut_job *job, int error, const char *format, ...) {
   halut_request_fail(job->request, halut_job_status(error), "%s", text);
 }
 
+void halut_job_uncount(struct halut_job *job) {
+  if (job->counted != NULL)
+    atomic_fetch_sub(&job->counted->pending, 1);
+  job->counted = NULL;
+}
+
+bool halut_job_count(struct halut_job *job, struct halut_entry *entry) {
+  uint32_t most = job->limits->model_queue_max;
+  if (job->counted == entry)
+    return true;
+  halut_job_uncount(job);
+  if (atomic_fetch_add(&entry->pending, 1) >= most && most > 0) {
+    atomic_fetch_sub(&entry->pending, 1);
+    return false;
+  }
+  job->counted = entry;
+  return true;
+}
+
 bool halut_job_choose(struct halut_job *job, const char *name) {
   struct halut_diag diag = {0};
   job->entry = halut_catalog_find(job->catalog, job->kind, name, job->version, &diag);
   if (job->entry == NULL)
     halut_job_fail(job, name != NULL ? HALUT_ENOTFOUND : HALUT_EINVALID, "%s", diag.text);
-  return job->entry != NULL;
+  else if (!halut_job_count(job, job->entry)) {
+    job->crowded = true; /* it was named in the body, so that this is known now only */
+    halut_job_fail(job, HALUT_EBUSY, HALUT_JOB_CROWDED, job->entry->info->name,
+                   job->limits->model_queue_max);
+  }
+  return !job->failed;
 }
 
 bool halut_job_backend(struct halut_job *job, const char *backend) {

@@ -22,9 +22,11 @@ enum { HALUT_TOP_DEFAULT = 5, HALUT_TOP_MAX = 1000 }; /* classes in an answer */
 struct halut_job_limits {
   uint64_t pixels_max, rows_max;
   uint32_t depth_max;
+  uint32_t model_queue_max; /* 0: no limit */
 };
 
 enum halut_answer { HALUT_AS_BODY = 0, HALUT_AS_JSON, HALUT_AS_NPY }; /* of a product */
+#define HALUT_JOB_CROWDED "model '%s' has %u requests already (model-queue-max); try again"
 
 struct halut_job;
 struct halut_inspection; /* inspect.h */
@@ -63,9 +65,11 @@ struct halut_job {
   struct halut_inspection *inspect; /* what else is asked for, or NULL */
 
   /* Made by the worker. */
-  struct halut_entry *entry; /* of the catalogue */
-  bool failed;               /* the reply is an error */
-  bool many;                 /* network: the body was a list of instances */
+  struct halut_entry *entry;   /* of the catalogue */
+  struct halut_entry *counted; /* among whose pending jobs it is, or NULL */
+  bool failed;                 /* the reply is an error */
+  bool peer_left, crowded;     /* so it was not computed: nobody waits; model-queue-max */
+  bool many;                   /* network: the body was a list of instances */
   uint32_t rows;
   void *in, *out; /* [rows] inputs and outputs, malloc'ed */
   struct halut_stats stats;
@@ -80,6 +84,10 @@ void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count);
 void halut_job_fail(struct halut_job *job, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 unsigned halut_job_status(int error);
+/* Any thread: counts the job among those of the entry, and of no other; false if that has
+ * model-queue-max. */
+bool halut_job_count(struct halut_job *job, struct halut_entry *entry);
+void halut_job_uncount(struct halut_job *job);
 /* Sets job->entry by name (NULL: the only one); false after a failure. */
 bool halut_job_choose(struct halut_job *job, const char *name);
 /* Allocates `in` and `out` for `rows`, or takes `in` over from malloc and allocates `out`; false

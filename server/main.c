@@ -168,6 +168,8 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
                                     .self = app};
   struct halut_http_options http = {
       .listeners = listeners,
+      .headers = {(size_t)config->headers_max, (size_t)config->header_bytes_max},
+      .requests_per_connection_max = (uint32_t)config->requests_per_connection_max,
       .connections_max = (uint32_t)config->connections_max,
       .connections_per_address_max = (uint32_t)config->connections_per_address_max,
       .request_timeout_ms = config->request_timeout_ms,
@@ -316,8 +318,10 @@ int main(int argc, char **argv) {
   json_object_seed(0);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its writer */
-  app.limits = (struct halut_job_limits){app.config.image_pixels_max, app.config.rows_max,
-                                         (uint32_t)app.config.json_depth_max};
+  app.limits = (struct halut_job_limits){.pixels_max = app.config.image_pixels_max,
+                                         .rows_max = app.config.rows_max,
+                                         .depth_max = (uint32_t)app.config.json_depth_max,
+                                         .model_queue_max = (uint32_t)app.config.model_queue_max};
   long cores = sysconf(_SC_NPROCESSORS_ONLN);
   app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers
                 : cores > 0            ? (uint32_t)cores

@@ -134,6 +134,8 @@ static enum MHD_Result request_send(struct halut_request *request) {
     MHD_add_response_header(response, "Content-Type", reply->type);
   if (request->id[0] != '\0')
     MHD_add_response_header(response, "X-Request-Id", request->id);
+  if (request->trace[0] != '\0')
+    MHD_add_response_header(response, "traceparent", request->trace);
   response_add_headers(response, reply);
   if (request->http->options.cors.count > 0)
     response_add_cors(request, response);
@@ -320,6 +322,20 @@ static void request_admit(struct halut_request *request) {
   request->private.state = REQUEST_REFUSED;
 }
 
+/* W3C Trace Context, version 00: "00-" 32 hex "-" 16 hex "-" 2 hex, small letters, no id all zero.
+ */
+static void request_trace(struct halut_request *request) {
+  static const char form[] = "00-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+  const char *given = halut_request_header(request, "traceparent");
+  if (given == NULL || strlen(given) != sizeof form - 1)
+    return;
+  for (size_t i = 0; i < sizeof form - 1; i++)
+    if (form[i] == 'x' ? strchr("0123456789abcdef", given[i]) == NULL : given[i] != form[i])
+      return;
+  if (strspn(given + 3, "0") < 32 && strspn(given + 36, "0") < 16)
+    memcpy(request->trace, given, sizeof form);
+}
+
 /* The client's, if it is fit to be logged and echoed; else one of our own. */
 static void request_identify(struct halut_request *request) {
   static const char fit[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:+/=";
@@ -470,10 +486,14 @@ static enum MHD_Result request_check(struct halut_request *request, const char *
     return request_refuse_now(request, 400, reason);
   list.count = 0;
   MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, header_collect, &list);
-  unsigned status = halut_guard_check(version, list.header, list.count, &framing, &reason);
+  unsigned status = halut_guard_check(&request->http->options.headers, version, list.header,
+                                      list.count, &framing, &reason);
   if (status != 0)
     return request_refuse_now(request, status, reason);
+  uint32_t most = request->http->options.requests_per_connection_max;
+  request->private.close = ++request->private.connection->requests >= most && most > 0;
   request_identify(request);
+  request_trace(request);
   request_route(request);
   if (request->private.state == REQUEST_READING)
     request_admit(request);

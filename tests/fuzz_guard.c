@@ -35,7 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   }
   struct halut_guard_framing framing;
   const char *reason = NULL;
-  unsigned status = halut_guard_check("HTTP/1.1", headers, count, &framing, &reason);
+  static const struct halut_guard_limits limits = {64, 6144};
+  unsigned status = halut_guard_check(&limits, "HTTP/1.1", headers, count, &framing, &reason);
   if (status == 0 && framing.has_length && framing.chunked)
     abort();
   if (status != 0 && (reason == NULL || status < 400 || status > 599))

@@ -81,6 +81,18 @@ class Keyed(unittest.TestCase):
         self.assertIn("operator", [json.loads(line).get("key") for line in log.splitlines()])
         self.assertNotIn("operator-key-1", log)
 
+    def test_traces_are_passed_on(self):
+        good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        bad = (good.upper(), good + "0", good.replace("00-4", "01-4"), "00-" + "0" * 32 + good[35:],
+               good[:36] + "0" * 16 + good[52:], good.replace("-", "_"), "x")
+        for text in (good, *bad):
+            answer = self.daemon.ask("GET", "/healthz", headers=[("traceparent", text)])
+            self.assertEqual(answer.headers.get("traceparent"), good if text == good else None)
+        self.ask("/metrics", "operator-key-1")
+        with open(self.log) as file:
+            lines = [json.loads(line) for line in file]
+        self.assertEqual([line["traceparent"] for line in lines if "traceparent" in line], [good])
+
     def test_a_refused_body_is_not_uploaded(self):
         with self.daemon.connect() as connection:
             connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 9000000\r\n\r\n")

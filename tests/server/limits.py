@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+# test: limits of requests, connections and queues: each is reached, named and holds exactly
+# timeout: 200
+"""Each limit is an option; a request at it passes, one past it gets a JSON answer that names it."""
+import base64
+import gzip
+import json
+import re
+import socket
+import struct
+import threading
+import time
+import unittest
+
+from daemon import NETWORK, PIXELS, PRODUCT, Daemon, read_answer
+
+
+def gauge(daemon, name):
+    text = daemon.ask("GET", "/metrics").body.decode()
+    return int(re.search(rf"^halutd_{name} (\d+)$", text, re.M)[1])
+
+
+def slow_request(count):
+    """`count` pictures in one request: path, body, headers."""
+    head = json.dumps({"inputs": [{"name": "image", "shape": [count, 3, 32, 32], "datatype": "UINT8",
+                                   "parameters": {"binary_data_size": 3072 * count}}]}).encode()
+    return ("/v2/models/resnet9-cifar10/infer", head + PIXELS * count,
+            [("Inference-Header-Content-Length", str(len(head)))])
+
+
+class Limits(unittest.TestCase):
+    def start(self, *options, models=(PRODUCT,)):
+        daemon = Daemon(*options, models=models)
+        self.addCleanup(lambda: daemon.process.poll() is None and daemon.stop())
+        return daemon
+
+    def headers(self, daemon, count, size):
+        """A request of `count` headers with `size` bytes in all of their names and values."""
+        pairs = [("Host", "t")] + [(f"X-{i:04}", "v") for i in range(count - 2)]
+        used = sum(len(name) + len(value) for name, value in pairs)
+        pairs.append(("X-Fill", "f" * (size - used - 6)))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in pairs)
+        return daemon.send(f"GET /healthz HTTP/1.1\r\n{lines}\r\n".encode())
+
+    def test_headers(self):
+        for options, count, size in (((), 64, 6144), (("--headers-max", "10", "--header-bytes-max", "1K"), 10, 1024),
+                                     (("--header-bytes-max", "8K"), 64, 8192), (("--headers-max", "128"), 128, 6144)):
+            daemon = self.start(*options)
+            self.assertEqual(self.headers(daemon, count, size).status, 200)
+            for answer, name in ((self.headers(daemon, count + 1, size), "headers-max"),
+                                 (self.headers(daemon, count, size + 1), "header-bytes-max")):
+                self.assertEqual(answer.status, 431)
+                self.assertIn(name, answer.error())
+                self.assertEqual(answer.headers["connection"], "close")
+
+    def test_requests_of_a_connection(self):
+        daemon = self.start("--requests-per-connection-max", "3")
+        with daemon.connect() as connection:
+            for i in range(3):
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n")
+                answer = read_answer(connection)
+                self.assertEqual(answer.status, 200)
+                self.assertEqual(answer.headers.get("connection"), "close" if i == 2 else None)
+            self.assertEqual(connection.recv(1), b"")
+
+    def test_requests_of_a_model(self):
+        """One model is kept busy by slow requests; another stays open to all. The name comes in the path or the
+        body, which a worker reads."""
+        most, clients = 3, 12
+        picture = {"b64": base64.b64encode(PIXELS).decode()}
+        named = json.dumps({"model": "resnet9-cifar10", "instances": [picture] * 4}).encode()
+        for forms in ([slow_request(8)], [("/v1/classify", named, [])]):
+            daemon = self.start("--model-queue-max", str(most), "--workers", "2", "--cpu", "ref",
+                                models=(NETWORK, PRODUCT))
+            answers, others = [], []
+            threads = [threading.Thread(target=lambda: answers.append(daemon.ask("POST", *forms[0])))
+                       for _ in range(clients)]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                others.append(daemon.ask("POST", "/v1/matmul?model=signal", b'{"a":[[1,2,3,4,5,6,7,8]]}').status)
+            self.assertEqual(set(others), {200})
+            codes = [answer.status for answer in answers]
+            if forms[0][0].startswith("/v2"):
+                self.assertEqual(set(codes), {200, 503}, codes)
+            refused = [answer for answer in answers if answer.status == 503]
+            for answer in refused:
+                self.assertIn("model-queue-max", answer.error())
+                self.assertEqual(answer.headers["retry-after"], "1")
+            self.assertEqual(gauge(daemon, "rejected_queue_full_total"), len(refused))
+            for _ in range(most + 1):  # what was counted was given back
+                self.assertEqual(daemon.ask("POST", *slow_request(1)).status, 200)
+            self.assertEqual(daemon.stop(), 0)
+
+    def test_jobs_whose_client_has_left_are_dropped_and_counted(self):
+        daemon = self.start("--workers", "1", "--cpu", "ref", models=(NETWORK, PRODUCT))
+        until = time.monotonic() + 60
+        path, body, headers = slow_request(20)
+        slow = [threading.Thread(target=daemon.ask, args=("POST", path, body, headers)) for _ in range(3)]
+        for thread in slow:  # the one worker is busy with these for long
+            thread.start()
+        while gauge(daemon, "requests_in_progress") < 3:
+            self.assertLess(time.monotonic(), until)
+        leavers = [daemon.connect() for _ in range(5)]
+        for connection in leavers:
+            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 3072\r\n\r\n" + PIXELS)
+        while gauge(daemon, "requests_in_progress") < 8:
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.005)
+        for i, connection in enumerate(leavers):
+            if i % 2:  # a reset rather than an end
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        for thread in slow:
+            thread.join()
+        while gauge(daemon, "requests_in_progress") > 0 and time.monotonic() < until:
+            time.sleep(0.02)
+        self.assertEqual(gauge(daemon, "canceled_total"), 5)
+
+    def test_v2_counts_the_bytes_of_its_head_decompressed(self):
+        daemon = self.start(models=(NETWORK,))
+        head = json.dumps({"inputs": [{"name": "image", "shape": [1, 3, 32, 32], "datatype": "UINT8",
+                                       "parameters": {"binary_data_size": 3072}}]}).encode()
+        path = "/v2/models/resnet9-cifar10/infer"
+        plain = daemon.ask("POST", path, head + PIXELS, [("Inference-Header-Content-Length", len(head))])
+        self.assertEqual(plain.status, 200, plain.body)
+        packed = gzip.compress(head + bytes(3072))
+        self.assertLess(len(packed), len(head) + 100)
+        answer = daemon.ask("POST", path, packed, [("Inference-Header-Content-Length", len(head)),
+                                                   ("Content-Encoding", "gzip"), ("Accept-Encoding", "gzip")])
+        self.assertEqual(answer.status, 200, answer.body)
+        self.assertEqual(answer.headers["content-encoding"], "gzip")
+        self.assertIn("outputs", json.loads(gzip.decompress(answer.body)))
+
+
+if __name__ == "__main__":
+    unittest.main()

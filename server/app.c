@@ -119,8 +119,10 @@ void halut_app_ended(void *self, const struct halut_request *request, bool sent)
 
 void halut_app_dropped(void *self, const char *reason) {
   struct halut_app *app = self;
-  if (strcmp(reason, "connections-per-address-max") == 0)
+  if (strcmp(reason, "connections-per-address-max") == 0 || strcmp(reason, "no-memory") == 0)
     app->metrics.connections_refused++;
+  else if (strcmp(reason, "connections-max") == 0 || strcmp(reason, "no-descriptor") == 0)
+    app->metrics.connections_waited++;
   else if (strcmp(reason, "body-total-max") == 0)
     app->metrics.rejected_memory++;
   else

@@ -74,16 +74,19 @@ static bool engines_run(struct halut_http *http, MHD_UNSIGNED_LONG_LONG *wait_ms
  * run to be released; more work than RUNS_PER_EVENT waits for other handles to have their turn. */
 static void http_run(struct halut_http *http) {
   MHD_UNSIGNED_LONG_LONG wait_ms = 0;
-  bool is_timed = true;
+  bool is_timed = true, has_closed = false;
   for (int i = 0; i < RUNS_PER_EVENT; i++) {
     http->closed = false;
     is_timed = engines_run(http, &wait_ms);
+    has_closed |= http->closed;
     if (http->closed)
       continue;
     if (!is_timed || wait_ms > 0)
       break;
   }
-  if (http->paused && http->connections < http->options.connections_max)
+  /* Without descriptors another try at once would fail alike: that waits for the tick. */
+  if (http->paused && http->connections < http->options.connections_max &&
+      (has_closed || !http->starved))
     http_resume_accepting(http);
   if (http->closed || (is_timed && wait_ms == 0)) {
     uv_idle_start(&http->again, http_on_again);
@@ -258,6 +261,7 @@ static bool http_accept(struct halut_http *http, const struct halut_listener *li
     if (errno == EAGAIN || errno == EWOULDBLOCK)
       return false;
     http->options.dropped(http->options.self, "no-descriptor");
+    http->starved = true;
     http_pause_accepting(http); /* the tick tries again */
     return false;
   }
@@ -291,7 +295,7 @@ static void http_on_accept(uv_poll_t *handle, int status, int events) {
 }
 
 static void http_resume_accepting(struct halut_http *http) {
-  http->paused = false;
+  http->paused = http->starved = false;
   if (http->draining)
     return;
   for (uint32_t i = 0; i < http->options.listener_count; i++)

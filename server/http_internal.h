@@ -43,6 +43,7 @@ struct halut_http {
   uint32_t handles; /* of uv, to be closed before the struct is freed */
   bool closed;      /* a connection ended inside this MHD_run */
   bool paused;      /* not accepting: at a limit or out of descriptors */
+  bool starved;     /* paused for want of a descriptor */
   bool farewell, draining, drained;
   uint64_t drain_deadline_ns;
   uint32_t connections, parked, asleep;

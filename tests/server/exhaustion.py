@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+# test: without descriptors or past connections-max the daemon waits without spinning, and takes all up again
+# timeout: 120
+import os
+import resource
+import time
+import unittest
+
+from daemon import PIXELS, Daemon, read_answer
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n"
+
+
+def waited(daemon):
+    lines = daemon.ask("GET", "/metrics").body.decode().splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith("halutd_connections_waited_total ")][0]
+
+
+def cpu_seconds(daemon):
+    with open(f"/proc/{daemon.process.pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Exhaustion(unittest.TestCase):
+    def stall(self, daemon, room):
+        """Fills `room` connections and eight more; those wait, then get their turn."""
+        held = [daemon.connect() for _ in range(room)]
+        time.sleep(0.3)
+        late = [daemon.connect() for _ in range(8)]
+        for connection in late:
+            connection.sendall(ASK)
+            connection.settimeout(0.2)
+        start = cpu_seconds(daemon)
+        time.sleep(1)
+        self.assertLess(cpu_seconds(daemon) - start, 0.5, "it spins while it waits")
+        served = sum(read_answer(connection) is not None for connection in late)
+        self.assertLess(served, len(late), "there was no stall")
+        held[0].sendall(b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 3072\r\n\r\n" + PIXELS)
+        self.assertEqual(read_answer(held[0]).status, 200)  # who is in is served meanwhile
+        for connection in held:
+            connection.close()
+        for connection in late:
+            connection.settimeout(10)
+        for connection in late[:served]:
+            connection.close()
+        for connection in late[served:]:  # each makes room for the next
+            answer = read_answer(connection)
+            self.assertEqual(answer and answer.status, 200)
+            connection.close()
+        self.assertGreater(waited(daemon), 0)
+        for _ in range(20):
+            self.assertEqual(daemon.ask("GET", "/healthz").status, 200)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_no_descriptors(self):
+        daemon = Daemon("--connections-per-address-max", "0", "--workers", "1")
+        used = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (used + 6, used + 6))
+        self.stall(daemon, 6)
+
+    def test_no_connections(self):
+        self.stall(Daemon("--connections-max", "6", "--connections-per-address-max", "0", "--workers", "1"), 6)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -132,7 +132,7 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
     else
       error = halut_matmul_scratch_fit(&backend->matmul[t], lut, diag);
   }
-  if (!error && conv) error = halut_conv_cpu_open(conv, &layer->conv, diag);
+  if (!error && conv) error = halut_conv_cpu_open(conv, lut->codebooks, &layer->conv, diag);
   const enum halut_layout layout = backend->kernels.accumulate->layout;
   if (!error) error = halut_pack_get(lut, layout, &layer->packed, diag);
   if (error) {

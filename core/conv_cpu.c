@@ -24,7 +24,6 @@ static void mask_fill(const struct halut_conv *conv, struct halut_conv_cpu *made
       const ptrdiff_t dy = (ptrdiff_t)ky - (ptrdiff_t)conv->pad_h;
       const ptrdiff_t dx = (ptrdiff_t)kx - (ptrdiff_t)conv->pad_w;
       uint8_t *mask = made->mask + tap * made->masked;
-      made->offset[tap] = dy * (ptrdiff_t)conv->width + dx;
       for (ptrdiff_t y = 0; y < (ptrdiff_t)conv->height; y++)
         for (ptrdiff_t x = 0; x < (ptrdiff_t)conv->width; x++) {
           bool is_inside = y + dy >= 0 && y + dy < (ptrdiff_t)conv->height && x + dx >= 0 &&
@@ -34,19 +33,34 @@ static void mask_fill(const struct halut_conv *conv, struct halut_conv_cpu *made
     }
 }
 
-int halut_conv_cpu_open(const struct halut_conv *conv, struct halut_conv_cpu *out,
-                        struct halut_diag *diag) {
+/* Once here instead of a division for every level of every block. */
+static void read_fill(const struct halut_conv *conv, uint32_t codebooks,
+                      struct halut_conv_cpu *made) {
+  const size_t taps = (size_t)conv->kernel_h * conv->kernel_w;
+  for (size_t i = 0; i < (size_t)codebooks * HALUT_LEVELS; i++) {
+    const size_t channel = conv->split[i] / taps, tap = conv->split[i] % taps;
+    const ptrdiff_t dy = (ptrdiff_t)(tap / conv->kernel_w) - (ptrdiff_t)conv->pad_h;
+    const ptrdiff_t dx = (ptrdiff_t)(tap % conv->kernel_w) - (ptrdiff_t)conv->pad_w;
+    made->read[i].at =
+        (ptrdiff_t)(channel * made->positions) + dy * (ptrdiff_t)conv->width + dx;
+    made->read[i].mask = made->mask + tap * made->masked;
+  }
+}
+
+int halut_conv_cpu_open(const struct halut_conv *conv, uint32_t codebooks,
+                        struct halut_conv_cpu *out, struct halut_diag *diag) {
   const size_t taps = (size_t)conv->kernel_h * conv->kernel_w;
   struct halut_conv_cpu made = {.conv = conv, .positions = (size_t)conv->out_h * conv->out_w};
   made.masked = halut_pad_rows(made.positions);
   if (is_same(conv)) {
     made.mask = halut_alloc(taps * made.masked);
-    made.offset = calloc(taps, sizeof *made.offset);
-    if (!made.mask || !made.offset) {
+    made.read = calloc((size_t)codebooks * HALUT_LEVELS, sizeof *made.read);
+    if (!made.mask || !made.read) {
       halut_conv_cpu_close(&made);
       return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the masks of a convolution");
     }
     mask_fill(conv, &made);
+    read_fill(conv, codebooks, &made);
   }
   *out = made;
   return HALUT_OK;
@@ -54,7 +68,7 @@ int halut_conv_cpu_open(const struct halut_conv *conv, struct halut_conv_cpu *ou
 
 void halut_conv_cpu_close(struct halut_conv_cpu *conv) {
   free(conv->mask);
-  free(conv->offset);
+  free(conv->read);
   *conv = (struct halut_conv_cpu){0};
 }
 
@@ -118,23 +132,19 @@ static void encode_part(const struct halut_conv_cpu *cpu, const struct halut_lut
                         const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
                         const struct batch *batch, const uint8_t *image, uint32_t c, size_t first,
                         size_t wide, uint8_t *codes) {
-  const struct halut_conv *conv = cpu->conv;
-  const size_t taps = (size_t)conv->kernel_h * conv->kernel_w;
   const uint8_t *source[HALUT_LEVELS], *mask[HALUT_LEVELS];
   for (size_t level = 0; level < HALUT_LEVELS; level++) {
-    const uint16_t split = conv->split[(size_t)c * HALUT_LEVELS + level];
     uint8_t *value = scratch->value + level * HALUT_CODE_BLOCK;
-    if (cpu->mask) {
-      const size_t tap = split % taps;
-      const uint8_t *plane = image + split / taps * cpu->positions;
-      const ptrdiff_t at = (ptrdiff_t)first + cpu->offset[tap];
-      if (at >= batch->begin - plane && at + (ptrdiff_t)wide <= batch->end - plane) {
-        source[level] = plane + at;
-        mask[level] = cpu->mask + tap * cpu->masked + first;
+    if (cpu->read) {
+      const struct halut_conv_read *read = &cpu->read[(size_t)c * HALUT_LEVELS + level];
+      const ptrdiff_t at = (ptrdiff_t)first + read->at;
+      if (at >= batch->begin - image && at + (ptrdiff_t)wide <= batch->end - image) {
+        source[level] = image + at;
+        mask[level] = read->mask + first;
         continue;
       }
     }
-    gather(cpu, image, split, first, wide, value);
+    gather(cpu, image, cpu->conv->split[(size_t)c * HALUT_LEVELS + level], first, wide, value);
     source[level] = value;
     mask[level] = scratch->value + HALUT_LEVELS * HALUT_CODE_BLOCK;
   }

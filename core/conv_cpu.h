@@ -14,8 +14,14 @@ struct halut_conv_cpu {
   const struct halut_conv *conv; /* borrowed */
   size_t positions;              /* out_h * out_w */
   size_t masked;                 /* positions padded to HALUT_ROW_BLOCK */
-  uint8_t *mask;     /* [kernel_h * kernel_w][masked], NULL if values must be gathered */
-  ptrdiff_t *offset; /* [kernel_h * kernel_w] of a tap's value from its position in a plane */
+  uint8_t *mask; /* [kernel_h * kernel_w][masked], NULL if values must be gathered */
+  struct halut_conv_read *read; /* [codebooks][HALUT_LEVELS], NULL likewise */
+};
+
+/* Where a tree level finds its value at position 0, and the mask of its tap. */
+struct halut_conv_read {
+  ptrdiff_t at; /* from the first byte of an image */
+  const uint8_t *mask;
 };
 
 /* Memory that one thread needs for any of its convolutions: zero it, grow it at load. */
@@ -27,8 +33,9 @@ struct halut_conv_scratch {
 };
 
 /* HALUT_ENOMEM. `outputs` and `codebooks` are the lut's. */
-int halut_conv_cpu_open(const struct halut_conv *conv, struct halut_conv_cpu *out,
-                        struct halut_diag *diag) __attribute__((warn_unused_result));
+int halut_conv_cpu_open(const struct halut_conv *conv, uint32_t codebooks,
+                        struct halut_conv_cpu *out, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
 void halut_conv_cpu_close(struct halut_conv_cpu *conv); /* an empty one is fine */
 int halut_conv_scratch_fit(struct halut_conv_scratch *scratch, const struct halut_lut *lut,
                            const struct halut_conv *conv, struct halut_diag *diag)

@@ -250,7 +250,7 @@ static void check_accumulate(const struct kernel *k, const struct problem *p, co
   size_t codes_bytes = halut_codes_bytes(p->lut.codebooks);
   ck_assert_int_eq(halut_pack(&p->lut, k->fn.accumulate->layout, &packed, &diag), 0);
   uint8_t *codes = buffer_make_aligned(codes_bytes);
-  memset(codes, 0xff, codes_bytes); /* a kernel may not rely on the codes of padded codebooks */
+  fill(codes, codes_bytes, UNIFORM); /* a kernel may not rely on the codes of padded codebooks */
   memcpy(codes, p->codes, (size_t)p->lut.codebooks * HALUT_CODE_BLOCK);
   uint8_t *want = buffer_make(items * sizeof(int32_t)), *got = buffer_make(items * sizeof(int32_t));
   if (k->fn.accumulate->arrange) k->fn.accumulate->arrange(&packed, codes);

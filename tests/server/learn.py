@@ -51,8 +51,8 @@ def form(**fields):
 A, B = matrix(600, 8), matrix(8, 3, 2)
 SMALL = {"a": npy(A, 8), "b": npy(B, 3)}
 # Learns for seconds: one wide codebook. Noise, as nothing is to be found.
-SLOW = {"name": "slow", "a": npy(array.array("f", [random.random() for _ in range(20000 * 64)]), 64),
-        "b": npy(matrix(64, 64), 64), "codebooks": 1}
+NOISE = array.array("f", [random.random() for _ in range(20000 * 64)])
+SLOW = {"name": "slow", "a": npy(NOISE, 64), "b": npy(matrix(64, 64), 64), "codebooks": 1}
 
 
 class Learner(Daemon):
@@ -294,7 +294,8 @@ class Learning(unittest.TestCase):
         self.assertFalse({"slow", "waits"} & {name for name, _ in self.daemon.models()})
 
     def test_streams_stay_alive_and_those_who_leave_are_noticed(self):
-        slow, waiting = self.daemon.learn(**SLOW), self.daemon.learn(name="w", codebooks=2, **SMALL)
+        slow = [self.daemon.learn(**dict(SLOW, a=npy(NOISE * 4, 64))) for _ in range(6)]  # half a minute, if let
+        waiting = self.daemon.learn(name="w", codebooks=2, **SMALL)
         stays, leaves, rude = (Events(self.daemon, waiting) for _ in range(3))
         self.assertEqual(self.daemon.metric('halutd_learn_event_streams'), 3)
         leaves.close()
@@ -305,13 +306,15 @@ class Learning(unittest.TestCase):
             time.sleep(0.1)
         self.assertEqual(self.daemon.metric('halutd_learn_event_streams'), 1)
         self.assertEqual(stays.next()[1]["state"], "queued")
-        while stays.comments == 0 and self.daemon.job(slow)["state"] == "running":
+        while stays.comments == 0 and self.daemon.job(waiting)["state"] == "queued":
             stays.chunk()
             stays.comments += stays.text.startswith(":")
             stays.text = "" if stays.text.startswith(":") else stays.text
+        self.assertGreater(stays.comments, 0)
         self.daemon.ask("DELETE", waiting.json()["url"])
         self.assertEqual([name for name, _ in stays][-1], "cancelled")
-        self.daemon.ask("DELETE", slow.json()["url"])
+        for job in slow:
+            self.daemon.ask("DELETE", job.json()["url"])
         stays.close()
 
     def test_serving_comes_first(self):

@@ -191,7 +191,7 @@ static int learn(void *self) {
     b[i] = (float)(i % 5) - 2.0f;
   int error = halut_learn(a, NULL, ROWS, COLUMNS, b, OUTPUTS, NULL, &options, &learned, &last);
   if (error == 0) {
-    error = halut_learned_write(&learned, path, "oom", "a text", a, 2, &last);
+    error = halut_learned_write(&learned, path, "oom", 1, "a text", a, 2, &last);
     if ((access(path, F_OK) == 0) != (error == 0)) /* whole or not at all */
       abort();                                      /* an assertion of Check would allocate */
     unlink(path);

@@ -52,7 +52,7 @@ $(BUILD)/%_ssse3.o: ISA_FLAGS = -mssse3
 $(BUILD)/%_avx2.o: ISA_FLAGS = -mavx2
 $(BUILD)/%_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni
 endif
-$(BUILD)/server/page.o: $(wildcard server/page/*) clients/js/halutd.js
+$(BUILD)/server/page.o: $(wildcard server/page/*) server/openapi.json clients/js/halutd.js
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(HALUT_CFLAGS) $(ISA_FLAGS) -c -o $@ $<

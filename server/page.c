@@ -34,7 +34,8 @@
   XX(learning_js, "/page/learning.js", "server/page/learning.js", SCRIPT)                          \
   XX(live_js, "/page/live.js", "server/page/live.js", SCRIPT)                                      \
   XX(client_js, "/page/halutd.js", "clients/js/halutd.js", SCRIPT)                                 \
-  XX(icon, "/page/icon.svg", "server/page/icon.svg", "image/svg+xml")
+  XX(icon, "/page/icon.svg", "server/page/icon.svg", "image/svg+xml")                              \
+  XX(openapi, "/openapi.json", "server/openapi.json", "application/json")
 
 #define XX(name, request, file, type) FILE_DATA(name, file);
 PAGE_MAP(XX)

@@ -7,6 +7,7 @@
 const struct halut_route halut_routes[] = {
     {HALUT_GET, "/", halut_handle_page, false, HALUT_OPEN},
     {HALUT_GET, "/page/{}", halut_handle_page, false, HALUT_OPEN},
+    {HALUT_GET, "/openapi.json", halut_handle_page, false, HALUT_OPEN},
     {HALUT_GET, "/healthz", halut_handle_health, false, HALUT_OPEN},
     {HALUT_GET, "/metrics", halut_handle_metrics, false, HALUT_METRICS},
     {HALUT_GET, "/v1/models", halut_handle_models, false, HALUT_INFER},

@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+# test: /openapi.json describes every route and no other, and live answers are what it says
+# timeout: 120
+"""The description is compared with the routing table's text, checked for the faults that a linter finds, and the
+answers of a real daemon are validated against its schemas."""
+import json
+import os
+import re
+import unittest
+
+from daemon import NETWORK, PRODUCT, TOP, Daemon
+
+SCOPES = {"HALUT_OPEN": None, "HALUT_INFER": "infer", "HALUT_ADMIN": "admin", "HALUT_METRICS": "metrics"}
+
+
+def routes():
+    """{(pattern, method): scope} of routes.c."""
+    with open(os.path.join(TOP, "server", "routes.c")) as file:
+        rows = re.findall(r'^    \{((?:HALUT_[A-Z]+(?: \| )?)+), "([^"]+)",.*?(HALUT_[A-Z]+)\},$', file.read(), re.M)
+    return {(pattern, verb.replace("HALUT_", "").lower()): SCOPES[scope]
+            for methods, pattern, scope in rows for verb in methods.split(" | ")}
+
+
+def operations(document):
+    return {(path, method): item for path, methods in document["paths"].items() for method, item in methods.items()}
+
+
+def blank(path):
+    return re.sub(r"\{[a-z]+\}", "{}", path)
+
+
+def references(value):
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+class Schema:
+    """As much of JSON Schema as the document uses."""
+    TYPES = {"string": str, "boolean": bool, "object": dict, "array": list}
+
+    def __init__(self, document):
+        self.schemas = document["components"]["schemas"]
+
+    def problems(self, schema, value, where="reply"):
+        if "$ref" in schema:
+            schema = self.schemas[schema["$ref"].rsplit("/", 1)[1]]
+        kind = schema.get("type")
+        if kind in ("integer", "number"):
+            right = not isinstance(value, bool) and isinstance(value, int if kind == "integer" else (int, float))
+        else:
+            right = kind is None or isinstance(value, self.TYPES[kind])
+        if not right:
+            return [f"{where}: {value!r} is no {kind}"]
+        if "enum" in schema and value not in schema["enum"]:
+            return [f"{where}: {value!r} is none of {schema['enum']}"]
+        found = [f"{where}: no {name}" for name in schema.get("required", ()) if name not in value]
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                part = schema.get("properties", {}).get(name, schema.get("additionalProperties"))
+                found += self.problems(part, inner, f"{where}.{name}") if part else []
+        if isinstance(value, list) and "items" in schema:
+            for i, inner in enumerate(value):
+                found += self.problems(schema["items"], inner, f"{where}[{i}]")
+        return found
+
+
+class OpenApi(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(models=(NETWORK, PRODUCT))
+        cls.document = cls.daemon.ask("GET", "/openapi.json").json()
+        cls.operations = operations(cls.document)
+        models = cls.daemon.ask("GET", "/v1/models").json()["models"]
+        cls.network = next(m for m in models if m["kind"] == "network")
+        cls.product = next(m for m in models if m["kind"] == "product")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.stop()
+
+    def test_every_route_and_no_other(self):
+        described = {(blank(path), method) for path, method in self.operations}
+        self.assertEqual(described, set(routes()))
+
+    def test_scopes(self):
+        table = routes()
+        for (path, method), item in self.operations.items():
+            scope = table[blank(path), method]
+            self.assertEqual(item["security"], [{}, {"bearer": [scope]}, {"key": [scope]}] if scope else [], path)
+
+    def test_form(self):
+        self.assertEqual(self.document["openapi"], "3.1.0")
+        names = [item["operationId"] for item in self.operations.values()]
+        self.assertEqual(len(names), len(set(names)))
+        tags = {tag["name"] for tag in self.document["tags"]}
+        for (path, _), item in self.operations.items():
+            inside = {p["name"] for p in item.get("parameters", ()) if p["in"] == "path"}
+            self.assertEqual(inside, set(re.findall(r"\{([a-z]+)\}", path)), path)
+            self.assertTrue(item["summary"] and set(item["tags"]) <= tags, path)
+            self.assertIn("default", item["responses"], path)
+        used = set(references(self.document))
+        kept = {"#/components/schemas/" + name for name in self.document["components"]["schemas"]}
+        self.assertEqual(used, kept)
+
+    def test_version(self):
+        self.assertEqual(self.document["info"]["version"], self.daemon.ask("GET", "/v2").json()["version"])
+
+    def live(self, method, path, described, body=b"", status=None):
+        """Asks, and validates the JSON answer against the operation at `described`."""
+        answer = self.daemon.ask(method, path, body)
+        item = self.operations[described, method.lower()]
+        good = next(code for code in item["responses"] if code != "default")
+        self.assertEqual(answer.status, int(status or good), answer.body[:300])
+        reply = item["responses"]["default" if status else good]
+        schema = reply["content"]["application/json"]["schema"]
+        self.assertEqual(Schema(self.document).problems(schema, answer.json()), [], path)
+        return answer.json()
+
+    def test_listings(self):
+        for path in ("/healthz", "/openapi.json", "/v1/models", "/v1/jobs", "/v2", "/v2/", "/v2/health/live",
+                     "/v2/health/ready", "/v2/models", "/v2/models/stats", "/v2/logging", "/ping"):
+            self.live("GET", path, path)
+        for model in (self.network, self.product):
+            for tail in ("", "/ready", "/config", "/stats"):
+                self.live("GET", "/v2/models/" + model["name"] + tail, "/v2/models/{model}" + tail)
+                self.live("GET", f"/v2/models/{model['name']}/versions/{model['version']}{tail}",
+                          "/v2/models/{model}/versions/{version}" + tail)
+            self.live("GET", "/v1/models/" + model["name"], "/v1/models/{model}")
+        self.live("POST", "/v2/repository/index", "/v2/repository/index", b"")
+
+    def test_inference(self):
+        image = bytes(self.network["channels"] * self.network["height"] * self.network["width"])
+        row = {"a": [[0.5] * self.product["columns"]]}
+        query = "?timing=layers"
+        self.live("POST", "/v1/classify" + query, "/v1/classify", image)
+        self.live("PUT", "/v1/classify", "/v1/classify", image)
+        self.live("POST", "/v1/matmul?codes=true", "/v1/matmul", json.dumps(row).encode())
+        self.live("POST", f"/predictions/{self.network['name']}", "/predictions/{model}", image)
+        self.live("POST", f"/models/{self.network['name']}", "/models/{model}", image)
+        infer = {"inputs": [{"name": "a", "datatype": "FP32", "shape": [1, self.product["columns"]], "data": row["a"]}]}
+        self.live("POST", f"/v2/models/{self.product['name']}/infer", "/v2/models/{model}/infer",
+                  json.dumps(infer).encode())
+
+    def test_errors(self):
+        self.live("POST", "/v1/matmul", "/v1/matmul", b"[", status=400)
+        self.live("GET", "/v1/models/none", "/v1/models/{model}", status=404)
+        self.live("GET", "/v2/models/none", "/v2/models/{model}", status=404)
+        self.live("POST", "/predictions/none", "/predictions/{model}", b"x", status=404)
+
+    def test_the_validator_itself(self):
+        check = Schema(self.document).problems
+        job = {"$ref": "#/components/schemas/Job"}
+        right = {"id": "1", "name": "n", "state": "done", "progress": 1}
+        self.assertEqual(check(job, right), [])
+        for name, value in (("state", "lost"), ("progress", "1"), ("id", 1), ("seconds", True)):
+            self.assertEqual(len(check(job, {**right, name: value})), 1, name)
+        self.assertEqual(len(check(job, {})), 4)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -494,6 +494,13 @@ struct watch {
   int calls;
 };
 
+/* The sanitizers' allocators tell mallinfo2 nothing. */
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+enum { MEMORY_IS_TOLD = 0 };
+#else
+enum { MEMORY_IS_TOLD = 1 };
+#endif
+
 static size_t held_now(void) {
   struct mallinfo2 info = mallinfo2();
   return info.uordblks + info.hblkhd;
@@ -529,8 +536,9 @@ START_TEST(tells_how_far_it_is_and_how_much_it_takes) {
                      0);
     ck_assert(watch.share == 1.0 && watch.calls > 20);
     size_t told = halut_learn_bytes(s.rows, s.columns, s.outputs, &options);
-    ck_assert_msg(watch.peak <= told + 65536 && watch.peak >= told / 3, "%u: %zu, told %zu",
-                  codebooks[i], watch.peak, told);
+    if (MEMORY_IS_TOLD)
+      ck_assert_msg(watch.peak <= told + 65536 && watch.peak >= told / 3, "%u: %zu, told %zu",
+                    codebooks[i], watch.peak, told);
     halut_learned_free(&learned);
   }
   ck_assert(halut_learn_share("no such phase", 1, 1) == 0.0);

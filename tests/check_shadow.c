@@ -174,15 +174,20 @@ START_TEST(counts_a_backend_that_fails) {
 }
 END_TEST
 
-/* One runs, so many wait, the rest is dropped at once; none of it waits for the backend. */
-START_TEST(drops_what_does_not_fit) {
-  open_all(1);
-  answer(HALUT_PRODUCT, "golden-product-small");
+/* One job is being computed and waits in the backend, as many as fit wait for it. */
+static void fill_queue(void) {
   other.waits = true;
   halut_shadow_offer(shadow, &job);
   sem_wait(&other.entered);
   for (int i = 0; i < HALUT_SHADOW_QUEUE_MAX; i++)
     halut_shadow_offer(shadow, &job);
+}
+
+/* One runs, so many wait, the rest is dropped at once; none of it waits for the backend. */
+START_TEST(drops_what_does_not_fit) {
+  open_all(1);
+  answer(HALUT_PRODUCT, "golden-product-small");
+  fill_queue();
   ck_assert_uint_eq(metrics.shadow_dropped, 0);
   for (int i = 0; i < 5; i++)
     halut_shadow_offer(shadow, &job);
@@ -199,11 +204,7 @@ END_TEST
 START_TEST(closes_over_a_full_queue) {
   open_all(1);
   answer(HALUT_PRODUCT, "golden-product-small");
-  other.waits = true;
-  halut_shadow_offer(shadow, &job);
-  sem_wait(&other.entered);
-  for (int i = 0; i < HALUT_SHADOW_QUEUE_MAX; i++)
-    halut_shadow_offer(shadow, &job);
+  fill_queue();
   halut_shadow_close(shadow);
   sem_post(&other.leave);
   sem_post(&other.leave);

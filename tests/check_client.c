@@ -264,6 +264,145 @@ START_TEST(refuses_bad_tensors) {
 }
 END_TEST
 
+/* ---- Learning ---- */
+
+#define JOB(state, more)                                                                           \
+  "{\"id\":\"j1\",\"name\":\"n\",\"state\":\"" state "\",\"stage\":\"trees\",\"progress\":0.5,"    \
+  "\"seconds\":1.5" more "}"
+
+static const float sample_a[2] = {1, 2}, sample_b[2] = {3, 4};
+
+static struct halut_client_lesson sample_lesson(void) {
+  return (struct halut_client_lesson){
+      .name = "n", .a = sample_a, .b = sample_b, .rows = 1, .columns = 2, .outputs = 1};
+}
+
+struct seen {
+  char states[64][16];
+  int count, stop_at; /* the call that says stop, or 0 */
+  double progress;
+};
+
+static int see(void *self, const struct halut_client_job *job) {
+  struct seen *seen = self;
+  ck_assert_double_ge(job->progress, seen->progress); /* never back */
+  seen->progress = job->progress;
+  if (seen->count < 64)
+    memcpy(seen->states[seen->count++], job->state, sizeof job->state);
+  return seen->count == seen->stop_at;
+}
+
+START_TEST(learns_with_progress) {
+  SCRIPT({503, "Retry-After: 0\r\n", "{\"error\":\"full\"}", 0, 0},
+         {202, NULL, "{\"id\":\"j1\"}", 0, 0}, {200, NULL, JOB("queued", ""), 0, 0},
+         {HANG_UP, NULL, "", 0, 0}, {200, NULL, JOB("running", ""), 0, 0},
+         {200, NULL, JOB("done", ",\"result\":{\"version\":7,\"nmse\":0.25}"), 0, 0});
+  struct halut_client *client = open_client(5000);
+  struct halut_client_lesson lesson = sample_lesson();
+  struct halut_client_job job;
+  struct seen seen = {0};
+  int error = halut_client_learn(client, &lesson, 0, see, &seen, &job);
+  ck_assert_msg(error == 0, "%s", halut_client_error(client));
+  ck_assert_int_eq(seen.count, 3);
+  ck_assert_str_eq(seen.states[0], "queued");
+  ck_assert_str_eq(seen.states[1], "running");
+  ck_assert_str_eq(job.state, "done");
+  ck_assert_str_eq(job.stage, "trees");
+  ck_assert_uint_eq(job.version, 7);
+  ck_assert_double_eq(job.nmse, 0.25);
+  halut_client_close(client);
+}
+END_TEST
+
+START_TEST(does_not_start_learning_twice) {
+  SCRIPT({200, NULL, cat, 0, 0}, {HANG_UP, NULL, "", 0, 0}, {202, NULL, "{\"id\":\"j1\"}", 0, 0},
+         {200, NULL, JOB("done", ""), 0, 0});
+  struct halut_client *client = open_client(5000);
+  struct halut_client_label labels[5];
+  size_t count;
+  ck_assert_int_eq(classify(client, labels, &count), 0); /* the connection is kept */
+  struct halut_client_lesson lesson = sample_lesson();
+  struct halut_client_job job;
+  ck_assert_int_eq(halut_client_learn(client, &lesson, 0, NULL, NULL, &job), HALUT_CLIENT_ECONNECT);
+  halut_client_close(client);
+}
+END_TEST
+
+START_TEST(says_why_learning_failed) {
+  SCRIPT({202, NULL, "{\"id\":\"j1\"}", 0, 0},
+         {200, NULL, JOB("failed", ",\"error\":\"no luck\""), 0, 0});
+  struct halut_client *client = open_client(5000);
+  struct halut_client_lesson lesson = sample_lesson();
+  struct halut_client_job job;
+  ck_assert_int_eq(halut_client_learn(client, &lesson, 0, NULL, NULL, &job), HALUT_CLIENT_ELEARN);
+  ck_assert_str_eq(halut_client_error(client), "job j1 (n): no luck");
+  ck_assert(isnan(job.nmse));
+  halut_client_close(client);
+}
+END_TEST
+
+START_TEST(cancels_and_takes_too_late_for_an_answer) {
+  SCRIPT({202, NULL, "{\"id\":\"j1\"}", 0, 0}, {200, NULL, JOB("running", ""), 0, 0},
+         {200, NULL, JOB("cancelled", ""), 0, 0}, {202, NULL, "{\"id\":\"j1\"}", 0, 0},
+         {200, NULL, JOB("running", ""), 0, 0}, {409, NULL, "{\"error\":\"too late\"}", 0, 0},
+         {200, NULL, JOB("done", ",\"result\":{\"version\":1,\"nmse\":null}"), 0, 0});
+  struct halut_client *client = open_client(5000);
+  struct halut_client_lesson lesson = sample_lesson();
+  struct halut_client_job job;
+  struct seen seen = {.stop_at = 1};
+  int error = halut_client_learn(client, &lesson, 0, see, &seen, &job);
+  ck_assert_int_eq(error, HALUT_CLIENT_ELEARN);
+  ck_assert_int_eq(strncmp(client->request.data, "DELETE /v1/jobs/j1 ", 19), 0);
+  ck_assert_str_eq(seen.states[seen.count - 1], "cancelled");
+  seen = (struct seen){.stop_at = 1};
+  error = halut_client_learn(client, &lesson, 0, see, &seen, &job);
+  ck_assert_msg(error == 0, "%s", halut_client_error(client));
+  ck_assert(isnan(job.nmse));
+  halut_client_close(client);
+}
+END_TEST
+
+START_TEST(stops_waiting_for_a_job) {
+  SCRIPT({202, NULL, "{\"id\":\"j1\"}", 0, 0}, {200, NULL, JOB("running", ""), 0, 0},
+         {200, NULL, JOB("running", ""), 0, 0}, {200, NULL, JOB("done", ""), 0, 0});
+  struct halut_client *client = open_client(5000);
+  struct halut_client_lesson lesson = sample_lesson();
+  struct halut_client_job job;
+  ck_assert_int_eq(halut_client_learn(client, &lesson, 20, NULL, NULL, &job),
+                   HALUT_CLIENT_ETIMEOUT);
+  ck_assert_str_eq(job.id, "j1");
+  halut_client_close(client);
+}
+END_TEST
+
+START_TEST(refuses_bad_jobs) {
+  static const char *const bodies[] = {"{}", "[]", "{\"id\":5}", "{\"id\":\"j",
+                                       "{\"id\":\"j\",\"name\":\"n\",\"state\":\"done\"}"};
+  struct halut_client_job job;
+  for (unsigned i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+    SCRIPT({202, NULL, bodies[i], 0, 0}, {200, NULL, bodies[i], 0, 0});
+    struct halut_client *client = open_client(5000);
+    struct halut_client_lesson lesson = sample_lesson();
+    ck_assert_msg(halut_client_learn(client, &lesson, 0, NULL, NULL, &job) == HALUT_CLIENT_EANSWER,
+                  "%s", bodies[i]);
+    halut_client_close(client);
+    stop_server();
+  }
+  struct halut_client *client = open_client(500);
+  struct halut_client_lesson lesson = sample_lesson();
+  lesson.rows = SIZE_MAX / 4;
+  ck_assert_int_eq(halut_client_start_learning(client, &lesson, &job), HALUT_CLIENT_EINVALID);
+  lesson.rows = 0;
+  ck_assert_int_eq(halut_client_start_learning(client, &lesson, &job), HALUT_CLIENT_EINVALID);
+  lesson = sample_lesson();
+  lesson.fields = &(struct halut_client_field){"by\"\r\nX: y", "1"};
+  lesson.field_count = 1;
+  ck_assert_int_eq(halut_client_start_learning(client, &lesson, &job), HALUT_CLIENT_EINVALID);
+  ck_assert_int_eq(halut_client_job(client, "", &job), HALUT_CLIENT_EINVALID);
+  halut_client_close(client);
+}
+END_TEST
+
 START_TEST(checks_its_arguments) {
   static const char *const urls[] = {
       "", "ftp://h", "http://", "unix:", "http://h:port", "http://h/path", "h:80"};
@@ -294,7 +433,7 @@ END_TEST
 
 /* ---- The daemon ---- */
 
-static void start_daemon(void) {
+static void start_daemon(const char *models) {
   const char *build = getenv("HALUT_BUILD");
   char program[512], line[512];
   snprintf(program, sizeof program, "%s/halutd", build != NULL ? build : "build");
@@ -305,7 +444,7 @@ static void start_daemon(void) {
     dup2(ends[1], 1);
     dup2(ends[1], 2);
     close(ends[0]);
-    execl(program, "halutd", "--listen", "127.0.0.1:0", "--models", "models", (char *)NULL);
+    execl(program, "halutd", "--listen", "127.0.0.1:0", "--models", models, (char *)NULL);
     _exit(127);
   }
   close(ends[1]);
@@ -317,8 +456,7 @@ static void start_daemon(void) {
   snprintf(server_url, sizeof server_url, "%.*s", (int)strcspn(url, " \n,"), url);
 }
 
-START_TEST(works_with_the_daemon) {
-  start_daemon();
+static struct halut_client *open_healthy(void) {
   struct halut_client *client = open_client(10000);
   int error = halut_client_health(client);
   for (int i = 0; error != 0 && i < 100; i++) {
@@ -326,9 +464,24 @@ START_TEST(works_with_the_daemon) {
     error = halut_client_health(client);
   }
   ck_assert_msg(error == 0, "%s", halut_client_error(client));
+  return client;
+}
+
+static void end_daemon(void) {
+  kill(server_pid, SIGTERM);
+  int status = 0;
+  waitpid(server_pid, &status, 0);
+  server_pid = 0;
+  ck_assert(WIFEXITED(status));
+  ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+
+START_TEST(works_with_the_daemon) {
+  start_daemon("models");
+  struct halut_client *client = open_healthy();
   float a[2] = {0}, *c = NULL;
   size_t outputs = 0;
-  error = halut_client_matmul(client, "signal", a, 1, 2, &c, &outputs);
+  int error = halut_client_matmul(client, "signal", a, 1, 2, &c, &outputs);
   ck_assert_int_eq(error, HALUT_CLIENT_EREFUSED); /* not its columns */
   ck_assert_int_eq(halut_client_http_status(client), 400);
   begin(client, "GET", "/v1/models", 0, "");
@@ -352,12 +505,121 @@ START_TEST(works_with_the_daemon) {
   free(c);
   free(rows);
   halut_client_close(client);
-  kill(server_pid, SIGTERM);
-  int status = 0;
-  waitpid(server_pid, &status, 0);
-  server_pid = 0;
-  ck_assert(WIFEXITED(status));
-  ck_assert_int_eq(WEXITSTATUS(status), 0);
+  end_daemon();
+}
+END_TEST
+
+/* A folder of models that may be written to, with one in it. */
+static void make_models(char *folder, size_t bytes) {
+  char command[512];
+  snprintf(folder, bytes, "/tmp/check_client.XXXXXX");
+  ck_assert_ptr_nonnull(mkdtemp(folder));
+  snprintf(command, sizeof command, "cp models/signal.safetensors %s", folder);
+  ck_assert_int_eq(system(command), 0);
+}
+
+static void remove_models(const char *folder) {
+  char command[512];
+  snprintf(command, sizeof command, "rm -r %s", folder);
+  ck_assert_int_eq(system(command), 0);
+}
+
+static int cancel_when_running(void *self, const struct halut_client_job *job) {
+  (void)self;
+  return strcmp(job->state, "running") == 0;
+}
+
+/* Rows of four directions times b[8][3]: learned almost exactly. */
+static void make_samples(float *a, size_t rows, float *b) {
+  for (size_t i = 0; i < rows; i++) {
+    for (size_t j = 0; j < 8; j++)
+      a[i * 8 + j] = (float)((i * 7 + j / 2) % 5) - 2;
+  }
+  for (size_t i = 0; i < 24; i++)
+    b[i] = (float)((i * 5) % 7) / 4 - 0.5f;
+}
+
+START_TEST(learns_on_the_daemon) {
+  char folder[64];
+  make_models(folder, sizeof folder);
+  start_daemon(folder);
+  struct halut_client *client = open_healthy();
+  float a[400 * 8], b[24], *c = NULL;
+  make_samples(a, 400, b);
+  const struct halut_client_field fields[] = {{"codebooks", "4"}, {"seed", "7"}};
+  struct halut_client_lesson lesson = {.name = "mine",
+                                       .a = a,
+                                       .b = b,
+                                       .rows = 400,
+                                       .columns = 8,
+                                       .outputs = 3,
+                                       .fields = fields,
+                                       .field_count = 2};
+  struct halut_client_job job;
+  struct seen seen = {0};
+  int error = halut_client_learn(client, &lesson, 30000, see, &seen, &job);
+  ck_assert_msg(error == 0, "%s", halut_client_error(client));
+  ck_assert_str_eq(job.name, "mine");
+  ck_assert_str_eq(seen.states[seen.count - 1], "done");
+  ck_assert_uint_eq(job.version, 1);
+  ck_assert_double_lt(job.nmse, 0.05);
+  size_t outputs = 0;
+  error = halut_client_matmul(client, "mine", a, 5, 8, &c, &outputs);
+  ck_assert_msg(error == 0, "%s", halut_client_error(client));
+  ck_assert_uint_eq(outputs, 3);
+  for (size_t i = 0; i < 5; i++) {
+    for (size_t m = 0; m < 3; m++) {
+      float exact = 0;
+      for (size_t d = 0; d < 8; d++)
+        exact += a[i * 8 + d] * b[d * 3 + m];
+      ck_assert_float_eq_tol(c[i * 3 + m], exact, 1.0f);
+    }
+  }
+  free(c);
+  lesson.fields = &(struct halut_client_field){"codebooks", "many"};
+  lesson.field_count = 1;
+  ck_assert_int_eq(halut_client_learn(client, &lesson, 0, NULL, NULL, &job), HALUT_CLIENT_EREFUSED);
+  ck_assert_msg(strstr(halut_client_error(client), "codebooks") != NULL, "%s",
+                halut_client_error(client));
+  halut_client_close(client);
+  end_daemon();
+  remove_models(folder);
+}
+END_TEST
+
+START_TEST(cancels_on_the_daemon) {
+  enum { ROWS = 20000, WIDTH = 64 };
+  char folder[64];
+  make_models(folder, sizeof folder);
+  start_daemon(folder);
+  struct halut_client *client = open_healthy();
+  float *a = malloc(sizeof(float) * ROWS * WIDTH);
+  uint32_t random = 1;
+  for (size_t i = 0; i < (size_t)ROWS * WIDTH; i++) {
+    random = random * 1664525u + 1013904223u;
+    a[i] = (float)(random >> 8) * 0x1p-24f;
+  }
+  const struct halut_client_field field = {"codebooks", "1"};
+  const struct halut_client_lesson lesson = {.name = "wide",
+                                             .a = a,
+                                             .b = a,
+                                             .rows = ROWS,
+                                             .columns = WIDTH,
+                                             .outputs = WIDTH,
+                                             .fields = &field,
+                                             .field_count = 1};
+  struct halut_client_job job;
+  int error = halut_client_learn(client, &lesson, 30000, cancel_when_running, NULL, &job);
+  ck_assert_int_eq(error, HALUT_CLIENT_ELEARN);
+  ck_assert_str_eq(job.state, "cancelled");
+  ck_assert_int_eq(halut_client_job(client, job.id, &job), 0);
+  ck_assert_str_eq(job.state, "cancelled");
+  ck_assert_int_eq(halut_client_job(client, "none/such", &job), HALUT_CLIENT_EREFUSED);
+  ck_assert_int_eq(halut_client_http_status(client), 404);
+  free(a);
+  halut_client_close(client);
+  end_daemon();
+  remove_models(folder);
 }
 END_TEST
 
@@ -376,6 +638,14 @@ int main(void) {
   tcase_add_test(all, refuses_bad_tensors);
   tcase_add_test(all, checks_its_arguments);
   tcase_add_test(all, works_with_the_daemon);
+  tcase_add_test(all, learns_with_progress);
+  tcase_add_test(all, does_not_start_learning_twice);
+  tcase_add_test(all, says_why_learning_failed);
+  tcase_add_test(all, cancels_and_takes_too_late_for_an_answer);
+  tcase_add_test(all, stops_waiting_for_a_job);
+  tcase_add_test(all, refuses_bad_jobs);
+  tcase_add_test(all, learns_on_the_daemon);
+  tcase_add_test(all, cancels_on_the_daemon);
   suite_add_tcase(suite, all);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

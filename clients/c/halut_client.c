@@ -1,8 +1,9 @@
 /* halut_client.c: DESIGN. A request is built whole in one buffer and sent over a non-blocking
  * socket, every wait being a poll against the call's deadline; the answer is read whole into
- * another buffer. JSON answers are walked in place (json_*): there is no tree. All requests can be
- * repeated without harm, so a broken connection is treated like a busy server: pause, connect, send
- * again. */
+ * another buffer. JSON answers are walked in place (json_*): there is no tree. All requests but one
+ * can be repeated without harm, so a broken connection is treated like a busy server: pause,
+ * connect, send again. The start of learning could be queued twice: it goes over a new connection,
+ * which the server cannot have closed for being idle, and is given up if that breaks. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -10,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -30,7 +32,9 @@ enum {
   ATTEMPTS = 5,
   PAUSE_FIRST_MS = 50,
   PAUSE_LONGEST_MS = 2000,
-  HEAD_MAX = 16384 /* bytes of an answer's headers */
+  HEAD_MAX = 16384,   /* bytes of an answer's headers */
+  LOOK_FIRST_MS = 50, /* between two looks at a job */
+  LOOK_LONGEST_MS = 1000
 };
 
 struct buffer {
@@ -50,7 +54,8 @@ struct halut_client {
   char error[256];
   uint64_t random;
   struct buffer request, answer;
-  size_t body_at; /* of the answer */
+  bool unrepeatable; /* sending the request twice would do it twice */
+  size_t body_at;    /* of the answer */
   size_t body_bytes;
   long json_bytes; /* Inference-Header-Content-Length of the answer, or -1 */
 };
@@ -388,6 +393,8 @@ static int read_answer(struct halut_client *client) {
 }
 
 static int exchange_once(struct halut_client *client) {
+  if (client->unrepeatable)
+    disconnect(client);
   for (;;) {
     bool reused = client->descriptor >= 0;
     client->status = 0;
@@ -508,7 +515,8 @@ static bool json_text(const char *p, char *out, size_t bytes) {
 
 /* A 503, and anything that happened to the connection, may go better the next time. */
 static bool may_retry(const struct halut_client *client, int error) {
-  return error == HALUT_CLIENT_ECONNECT || (error == 0 && client->status == 503);
+  return (error == HALUT_CLIENT_ECONNECT && !client->unrepeatable) ||
+         (error == 0 && client->status == 503);
 }
 
 static void pause_before(struct halut_client *client, uint32_t attempt) {
@@ -560,6 +568,7 @@ static bool begin(struct halut_client *client, const char *method, const char *p
                   const char *extra) {
   struct buffer *request = &client->request;
   request->bytes = 0;
+  client->unrepeatable = false;
   bool ok = buffer_format(request, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, path, client->host) &&
             buffer_format(request, "%s%s", client->header, extra);
   if (strcmp(method, "POST") == 0)
@@ -936,4 +945,177 @@ void halut_client_free_outputs(struct halut_client_tensor *outputs, size_t count
     free(outputs[i].data);
     outputs[i].data = NULL;
   }
+}
+
+/* ---- Learning ---- */
+
+static int read_job(struct halut_client *client, struct halut_client_job *out) {
+  const char *body = client->answer.data + client->body_at;
+  const char *progress = json_member(body, "progress"), *seconds = json_member(body, "seconds");
+  struct halut_client_job job = {.nmse = NAN};
+  if (!json_text(json_member(body, "id"), job.id, sizeof job.id) ||
+      !json_text(json_member(body, "name"), job.name, sizeof job.name) ||
+      !json_text(json_member(body, "state"), job.state, sizeof job.state) || progress == NULL ||
+      seconds == NULL) {
+    return bad_answer(client, "job");
+  }
+  json_text(json_member(body, "stage"), job.stage, sizeof job.stage);
+  json_text(json_member(body, "error"), job.error, sizeof job.error);
+  job.progress = strtod(progress, NULL);
+  job.seconds = strtod(seconds, NULL);
+  const char *result = json_member(body, "result");
+  const char *version = json_member(result, "version"), *nmse = json_member(result, "nmse");
+  if (version != NULL)
+    job.version = (uint32_t)strtoul(version, NULL, 10);
+  if (nmse != NULL && *nmse != 'n') /* null */
+    job.nmse = strtod(nmse, NULL);
+  *out = job;
+  return 0;
+}
+
+static int ask_job(struct halut_client *client, const char *method, const char *id,
+                   struct halut_client_job *job_out) {
+  char path[256] = "/v1/jobs/";
+  if (*id == '\0' || !add_escaped(path, sizeof path, id))
+    return set_error(client, HALUT_CLIENT_EINVALID, "id: none, or too long");
+  if (!begin(client, method, path, 0, ""))
+    return no_memory(client);
+  int error = call(client, client->options.attempts);
+  return error != 0 ? error : read_job(client, job_out);
+}
+
+int halut_client_job(struct halut_client *client, const char *id,
+                     struct halut_client_job *job_out) {
+  return ask_job(client, "GET", id, job_out);
+}
+
+int halut_client_cancel(struct halut_client *client, const char *id,
+                        struct halut_client_job *job_out) {
+  return ask_job(client, "DELETE", id, job_out);
+}
+
+/* The head of one part of a form. */
+static bool add_part(struct buffer *out, const char *boundary, const char *name) {
+  return buffer_format(out, "--%s\r\nContent-Disposition: form-data; name=\"%s\"\r\n\r\n", boundary,
+                       name);
+}
+
+static bool add_matrix_head(struct buffer *out, const char *boundary, const char *name, size_t rows,
+                            size_t columns) {
+  char head[192];
+  size_t bytes = npy_head(head, rows, columns);
+  return add_part(out, boundary, name) && buffer_add(out, head, bytes);
+}
+
+static bool add_field(struct buffer *out, const char *boundary, const char *name,
+                      const char *value) {
+  return add_part(out, boundary, name) && buffer_add(out, value, strlen(value)) &&
+         buffer_add(out, "\r\n", 2);
+}
+
+static int check_lesson(struct halut_client *client, const struct halut_client_lesson *lesson,
+                        size_t *a_bytes_out, size_t *b_bytes_out) {
+  size_t rows = lesson->rows, columns = lesson->columns, outputs = lesson->outputs;
+  if (rows == 0 || columns == 0 || outputs == 0 || columns > SIZE_MAX / sizeof(float) ||
+      __builtin_mul_overflow(rows, columns * sizeof(float), a_bytes_out) ||
+      __builtin_mul_overflow(columns * sizeof(float), outputs, b_bytes_out) ||
+      *a_bytes_out > SIZE_MAX / 2 - *b_bytes_out) {
+    return set_error(client, HALUT_CLIENT_EINVALID, "a: %zu x %zu values, b: %zu x %zu", rows,
+                     columns, columns, outputs);
+  }
+  for (size_t i = 0; i < lesson->field_count; i++) {
+    const char *name = lesson->fields[i].name;
+    if (name[strcspn(name, "\"\r\n")] != '\0')
+      return set_error(client, HALUT_CLIENT_EINVALID, "fields[%zu]: a quote or line end", i);
+  }
+  return 0;
+}
+
+/* The form in client->request: fields, then a, then b. */
+static bool add_lesson(struct halut_client *client, const struct halut_client_lesson *lesson,
+                       size_t a_bytes, size_t b_bytes) {
+  char boundary[32], end[48], type[96];
+  snprintf(boundary, sizeof boundary, "halut%016llx%08x", (unsigned long long)client->random,
+           (unsigned)now_ms());
+  snprintf(end, sizeof end, "\r\n--%s--\r\n", boundary);
+  snprintf(type, sizeof type, "Content-Type: multipart/form-data; boundary=%s\r\n", boundary);
+  struct buffer before = {0}, between = {0};
+  bool ok = add_field(&before, boundary, "name", lesson->name);
+  for (size_t i = 0; ok && i < lesson->field_count; i++)
+    ok = add_field(&before, boundary, lesson->fields[i].name, lesson->fields[i].value);
+  ok = ok && add_matrix_head(&before, boundary, "a", lesson->rows, lesson->columns) &&
+       buffer_add(&between, "\r\n", 2) &&
+       add_matrix_head(&between, boundary, "b", lesson->columns, lesson->outputs);
+  size_t bytes = before.bytes + a_bytes + between.bytes + b_bytes + strlen(end);
+  ok = ok && begin(client, "POST", "/v1/learn", bytes, type) &&
+       buffer_add(&client->request, before.data, before.bytes) &&
+       buffer_add(&client->request, lesson->a, a_bytes) &&
+       buffer_add(&client->request, between.data, between.bytes) &&
+       buffer_add(&client->request, lesson->b, b_bytes) &&
+       buffer_add(&client->request, end, strlen(end));
+  free(before.data);
+  free(between.data);
+  client->unrepeatable = true;
+  return ok;
+}
+
+int halut_client_start_learning(struct halut_client *client,
+                                const struct halut_client_lesson *lesson,
+                                struct halut_client_job *job_out) {
+  size_t a_bytes = 0, b_bytes = 0;
+  int error = check_lesson(client, lesson, &a_bytes, &b_bytes);
+  if (error != 0)
+    return error;
+  if (!add_lesson(client, lesson, a_bytes, b_bytes))
+    return no_memory(client);
+  error = call(client, client->options.attempts);
+  char id[sizeof job_out->id];
+  if (error == 0 &&
+      !json_text(json_member(client->answer.data + client->body_at, "id"), id, sizeof id)) {
+    error = bad_answer(client, "id");
+  }
+  return error != 0 ? error : halut_client_job(client, id, job_out);
+}
+
+static bool is_state(const struct halut_client_job *job, const char *state) {
+  return strcmp(job->state, state) == 0;
+}
+
+/* 0 if the job is done, 1 if it goes on. */
+static int judge_job(struct halut_client *client, const struct halut_client_job *job) {
+  if (is_state(job, "done"))
+    return 0;
+  if (is_state(job, "queued") || is_state(job, "running"))
+    return 1;
+  return set_error(client, HALUT_CLIENT_ELEARN, "job %s (%s): %.150s", job->id, job->name,
+                   job->error[0] != '\0' ? job->error : job->state);
+}
+
+int halut_client_learn(struct halut_client *client, const struct halut_client_lesson *lesson,
+                       uint32_t wait_ms, halut_client_progress *progress, void *self,
+                       struct halut_client_job *job_out) {
+  uint64_t begun = now_ms();
+  bool cancelled = false;
+  int error = halut_client_start_learning(client, lesson, job_out);
+  while (error == 0) {
+    bool stop = progress != NULL && progress(self, job_out) != 0;
+    int state = judge_job(client, job_out);
+    if (state != 1)
+      return state;
+    if (stop && !cancelled) {
+      cancelled = true;
+      error = halut_client_cancel(client, job_out->id, job_out);
+      if (error == HALUT_CLIENT_EREFUSED && client->status == 409)
+        error = 0; /* too late: it will be done */
+      continue;
+    }
+    uint64_t waited = now_ms() - begun;
+    if (wait_ms != 0 && waited >= wait_ms)
+      return set_error(client, HALUT_CLIENT_ETIMEOUT, "job %s has not ended within %u ms",
+                       job_out->id, wait_ms);
+    uint64_t pause = waited / 10 < LOOK_LONGEST_MS ? waited / 10 : LOOK_LONGEST_MS;
+    poll(NULL, 0, (int)(pause > LOOK_FIRST_MS ? pause : LOOK_FIRST_MS));
+    error = halut_client_job(client, job_out->id, job_out);
+  }
+  return error;
 }

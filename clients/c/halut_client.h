@@ -10,8 +10,9 @@
  *
  * A client owns one connection, which it opens when needed and keeps. One thread at a time may use
  * it; other threads open their own. Calls block, at most for timeout_ms, within which a busy server
- * (503) and a broken connection are tried again with growing pauses. Needs POSIX sockets; TLS is
- * for a proxy to add.
+ * (503) and a broken connection are tried again with growing pauses; only the start of learning is
+ * not after a broken connection, as it may have been queued. Needs POSIX sockets; TLS is for a
+ * proxy to add.
  */
 #ifndef HALUT_CLIENT_H
 #define HALUT_CLIENT_H
@@ -27,7 +28,8 @@ enum halut_client_status {
   HALUT_CLIENT_ETIMEOUT = -4, /* no complete answer within timeout_ms */
   HALUT_CLIENT_EBUSY = -5,    /* 503 to the last attempt */
   HALUT_CLIENT_EREFUSED = -6, /* another status: halut_client_http_status says which */
-  HALUT_CLIENT_EANSWER = -7   /* the answer is not what the protocol says */
+  HALUT_CLIENT_EANSWER = -7,  /* the answer is not what the protocol says */
+  HALUT_CLIENT_ELEARN = -8    /* the job ended without a model: its state and error say how */
 };
 
 struct halut_client;
@@ -85,5 +87,49 @@ int halut_client_infer(struct halut_client *client, const char *model,
                        const struct halut_client_tensor *inputs, size_t input_count, int binary,
                        struct halut_client_tensor *outputs, size_t *output_count);
 void halut_client_free_outputs(struct halut_client_tensor *outputs, size_t count);
+
+/* Learning: the server makes a model of samples, as a job. */
+struct halut_client_field {
+  const char *name, *value; /* "codebooks", "16"; ridge, heldout, seed, candidates, tree_rows, by */
+};
+
+struct halut_client_lesson {
+  const char *name; /* of the model */
+  const float *a;   /* [rows][columns] */
+  const float *b;   /* [columns][outputs] */
+  size_t rows, columns, outputs;
+  const struct halut_client_field *fields; /* what else POST /v1/learn takes; NULL: its defaults */
+  size_t field_count;
+};
+
+struct halut_client_job {
+  char id[64], name[HALUT_CLIENT_NAME_MAX];
+  char state[16]; /* queued, running, done, failed, cancelled */
+  char stage[32];
+  char error[256]; /* if it has failed */
+  double progress; /* 0 to 1, of the whole */
+  double seconds;
+  uint32_t version; /* of the model, once done */
+  double nmse;      /* once done: error on rows not learned from; NaN before, or if b is constant */
+};
+
+/* Queues a job. */
+int halut_client_start_learning(struct halut_client *client,
+                                const struct halut_client_lesson *lesson,
+                                struct halut_client_job *job_out);
+int halut_client_job(struct halut_client *client, const char *id, struct halut_client_job *job_out);
+/* Cancels a job that waits or runs; EREFUSED (409) if its model is being saved already. */
+int halut_client_cancel(struct halut_client *client, const char *id,
+                        struct halut_client_job *job_out);
+
+/* Called with each state seen; nonzero cancels the job. */
+typedef int halut_client_progress(void *self, const struct halut_client_job *job);
+
+/* Starts a job and waits for its end, at most wait_ms (0: as long as it takes; timeout_ms is for
+ * each question on the way). ELEARN if it failed or was cancelled; ETIMEOUT if it goes on without
+ * us. *job_out is the last state seen. `progress` may be NULL. */
+int halut_client_learn(struct halut_client *client, const struct halut_client_lesson *lesson,
+                       uint32_t wait_ms, halut_client_progress *progress, void *self,
+                       struct halut_client_job *job_out);
 
 #endif

@@ -157,8 +157,7 @@ class Study:
             model = converted(dense, TABLES[name], self.images, self.statistics, self.args.halut)
             self.keep(f"start{number}", measure(model, self.validation))
             save(path, {"model": model.state_dict()})
-        model = halut_resnet9(**SIZES)
-        model.load_state_dict(load_state(path)["model"])
+        model = halut_resnet9(load_state(path)["model"], **SIZES)
         return model.to(self.device), self.results[f"start{number}"]
 
     def run(self):

@@ -154,15 +154,20 @@ def replace(model, name, layer):
     setattr(parent, name.rpartition(".")[2], layer)
 
 
-def untrained(model, names):
+def untrained(model, names, codebooks=None):
     """`model` with untrained Halut layers in place of the named ones, for a checkpoint to be loaded into."""
     for name in names:
-        replace(model, name, halut_like(model.get_submodule(name)))
+        replace(model, name, halut_like(model.get_submodule(name), option(codebooks, name)))
     return model
 
 
-def halut_resnet9(**sizes):
-    model = untrained(ResNet9(**sizes), [f"{name}.conv" for name in LAYERS])
+def halut_resnet9(state=None, **sizes):
+    """The converted network, untrained; or that of a checkpoint's weights, with as many codebooks as they have."""
+    names = [f"{name}.conv" for name in LAYERS]
+    codebooks = {name: len(state[f"{name}.split"]) for name in names} if state else None
+    model = untrained(ResNet9(**sizes), names, codebooks)
+    if state:
+        model.load_state_dict(state)
     model.conv1.to(memory_format=torch.channels_last)  # not the model: it would permute the tables
     return model
 
@@ -203,6 +208,13 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
     return model
 
 
+def layer_codebooks(text):
+    name, _, count = text.partition("=")
+    if name not in LAYERS or not count.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER=N, with a layer of {', '.join(LAYERS)}")
+    return f"{name}.conv", int(count)
+
+
 def main():
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--teacher", required=True)
@@ -210,6 +222,8 @@ def main():
     cli.add_argument("--out", required=True)
     cli.add_argument("--halut", default="halut", help="the program built by `make`")
     cli.add_argument("--images", type=int, default=6000)
+    cli.add_argument("--codebooks", action="append", default=[], metavar="LAYER=N", type=layer_codebooks,
+                     help="of one layer, e.g. conv4=512; default one an input channel; may be repeated")
     machine_options(cli)
     args = cli.parse_args()
     device = prepare(args)
@@ -223,7 +237,7 @@ def main():
         print(f"{name}: nmse {error}, validation {accuracy(model, *validation):.2f}", flush=True)
 
     convert(model, train[0][:args.images], [f"{name}.conv" for name in LAYERS], args.halut,
-            batches=Batches(*train, 250, seed=1), report=report)
+            dict(args.codebooks), batches=Batches(*train, 250, seed=1), report=report)
     save(args.out, {"model": model.state_dict()})
 
 

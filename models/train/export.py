@@ -21,7 +21,7 @@ from . import safetensors
 from .convert import halut_resnet9
 from .data import CLASSES, SCALE, ZERO, load, normalise
 from .layers import HalutConv2d, HalutLinear
-from .run import device_of, load_state, machine_options, prepare
+from .run import device_of, machine_options, prepare, weights
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
 WINDOW_MAX, SUM_MAX, OUTPUTS_MAX = 31, 65536, 4096  # of ../FORMAT.md
@@ -514,10 +514,7 @@ def main():
     machine_options(cli)
     args = cli.parse_args()
     device = prepare(args)
-    state = load_state(args.start)
-    model = halut_resnet9()
-    model.load_state_dict(state.get("average", state["model"]))
-    model.to(device)
+    model = halut_resnet9(weights(args.start)).to(device)
     images = load(args.data, "train")[0][:args.images]
     batches = [normalise(images[i:i + 250]) for i in range(0, len(images), 250)]
     export(model, args.out, batches, "resnet9-cifar10", CLASSES, description=args.description)

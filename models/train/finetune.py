@@ -28,6 +28,8 @@ def arguments():
     cli.add_argument("--rate", type=float, default=3e-3)
     cli.add_argument("--decay", type=float, default=0.01)
     cli.add_argument("--threshold-share", type=float, default=0.5, help="of the rate, for thresholds; 0 keeps them")
+    cli.add_argument("--dense-share", type=float, default=0.3,
+                     help="of the rate, for what is not looked up: first layer, batch norms, classifier")
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two fits of the surrogate")
@@ -55,10 +57,9 @@ def main():
     batches = Batches(*load(args.data, "train"), args.batch, cutout=args.cutout, seed=args.seed)
     teacher = ResNet9().to(memory_format=torch.channels_last)
     teacher.load_state_dict(load_state(args.teacher)["average"])
-    model = halut_resnet9()
-    model.load_state_dict(starting_weights(cli, args))
+    model = halut_resnet9(starting_weights(cli, args))
     recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),
-                    groups=lambda m: groups(m, args.decay, args.threshold_share, decay_dense=False),
+                    groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share),
                     distil=args.distil, average=args.average, refresh=args.refresh, statistics=20, seed=args.seed)
     train(model.to(device), batches, load(args.data, "validation"), args.out, recipe, teacher.to(device),
           batches.again(250, seed=1), args.steps)

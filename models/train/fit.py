@@ -30,9 +30,9 @@ def cosine(step, total, warm=100):
     return min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def groups(model, decay, threshold_share=0.5, decay_dense=True):
+def groups(model, decay, threshold_share=0.5, decay_dense=True, dense_share=1.0):
     """Parameter groups: tables, and matrices if `decay_dense`, decay; thresholds move at a share of the rate and are
-    left alone at 0."""
+    left alone at 0; vectors, and matrices that do not decay, move at `dense_share` of it."""
     tables = [m.table for m in halut_layers(model)]
     thresholds = [m.threshold for m in halut_layers(model)]
     for threshold in thresholds:
@@ -43,7 +43,7 @@ def groups(model, decay, threshold_share=0.5, decay_dense=True):
     known = {id(p) for p in decayed}
     parts = [{"params": decayed, "share": 1.0, "weight_decay": decay},
              {"params": thresholds, "share": threshold_share, "weight_decay": 0.0},
-             {"params": [p for p in rest if id(p) not in known], "share": 1.0, "weight_decay": 0.0}]
+             {"params": [p for p in rest if id(p) not in known], "share": dense_share, "weight_decay": 0.0}]
     return [part for part in parts if part["params"]]
 
 

@@ -169,12 +169,9 @@ class HalutConv2d(nn.Module):
         every = torch.arange(16, dtype=torch.uint8, device=x.device)
         hot = (self.codes(x)[..., None] == every).float()  # [codebooks][positions][16]
         rows, edges = self.rows(), self.ranges()
-        if self.columns % self.codebooks == 0:
-            p = patches.view(self.codebooks, -1, patches.shape[1])
-            fit = self._fit(p, hot, rows)
-        else:
-            fit = torch.cat([self._fit(patches[None, edges[c]:edges[c + 1]], hot[c:c + 1], rows[c:c + 1])[0]
-                             for c in range(self.codebooks)])
+        wider = self.columns % self.codebooks
+        fit = torch.cat([self._fit(patches[edges[a]:edges[b]].view(b - a, -1, patches.shape[1]), hot[a:b], rows[a:b])
+                         .reshape(-1, self.out_channels) for a, b in ((0, wider), (wider, self.codebooks)) if a < b])
         weight = fit.reshape(self.in_channels, *self.kernel_size, self.out_channels).permute(3, 0, 1, 2)
         self.surrogate.copy_(self._grouped(weight))
         centred = rows - rows.mean(1, keepdim=True)

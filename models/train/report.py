@@ -23,16 +23,20 @@ from . import safetensors
 from .convert import halut_resnet9
 from .data import CLASSES, load, normalise
 from .net import LAYERS, ResNet9
-from .run import device_of, load_state, logits, machine_options, prepare
+from .run import device_of, logits, machine_options, prepare, weights
 
 BINS = 15
 ERROR_IMAGES = 64  # that the error of the layers is measured on, from the validation split
 
 
-def load_network(model, path, device):
-    state = load_state(path)
-    model.load_state_dict(state.get("average", state["model"]))
+def load_dense(path, device):
+    model = ResNet9().to(memory_format=torch.channels_last)
+    model.load_state_dict(weights(path))
     return model.eval().to(device)
+
+
+def load_converted(path, device):
+    return halut_resnet9(weights(path)).eval().to(device)
 
 
 # Accuracy.
@@ -208,11 +212,11 @@ def cost(logs):
 def accuracy_rows(args, device, images, labels, train):
     """Rows of the accuracy table, the float Halut network's logits, and what `halut eval` said."""
     truth = torch.from_numpy(labels)
-    dense = load_network(ResNet9().to(memory_format=torch.channels_last), args.teacher, device)
+    dense = load_dense(args.teacher, device)
     rows = [("dense teacher, float", "PyTorch", *score(logits(dense, images), truth))]
     rows.append(("dense teacher, int8 weights and u8 maps", "PyTorch, simulated",
                  *score(logits(dense_int8(dense, train[:250]), images), truth)))
-    values = logits(load_network(halut_resnet9(), args.halut, device), images)
+    values = logits(load_converted(args.halut, device), images)
     rows.append(("Halut, float", "PyTorch", *score(values, truth)))
     served = evaluate(args.program, args.model, args.data, args.limit)
     rows.append(("**Halut, int8 tables and u8 maps, as served**", "`halut eval`", 100 * served["top1"],
@@ -338,8 +342,8 @@ def main():
     rows, values, served = accuracy_rows(args, device, images, labels, load(args.data, "train")[0])
     bins, error = calibration(values, torch.from_numpy(labels))
     few = load(args.data, "validation")[0][:ERROR_IMAGES]
-    dense = load_network(ResNet9(), args.teacher, device)
-    before, after = (layer_errors(load_network(halut_resnet9(), path, device), dense, few)
+    dense = load_dense(args.teacher, device)
+    before, after = (layer_errors(load_converted(path, device), dense, few)
                      for path in (args.start, args.halut))
     out = args.out or os.path.splitext(args.model)[0] + ".md"
     stem = os.path.splitext(out)[0]

@@ -53,6 +53,12 @@ def load_state(path):
     return torch.load(path, map_location="cpu", weights_only=int(torch.__version__.split(".")[0]) >= 2)
 
 
+def weights(path):
+    """The averaged weights in a checkpoint of `teacher` or `finetune`; in one of `convert` the only ones."""
+    state = load_state(path)
+    return state.get("average", state["model"])
+
+
 class Log:
     """Appends one CSV row an epoch; a resumed run goes on in the same file."""
 

@@ -146,6 +146,8 @@ class Steps(unittest.TestCase):
         self.assertEqual([part["weight_decay"] for part in parts], [0.1, 0, 0])
         dense = loop.groups(model, 0.1, decay_dense=False)
         self.assertEqual([names[id(p)] for p in dense[0]["params"]], ["3.table"])
+        slow = loop.groups(model, 0.1, threshold_share=0.2, decay_dense=False, dense_share=0.3)
+        self.assertEqual([part["share"] for part in slow], [1, 0.2, 0.3])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,41 @@
+#!/usr/bin/python3
+# test: the shape of a converted ResNet-9 is that of its weights; options that name layers
+# timeout: 100
+# tier: full
+import argparse
+import unittest
+
+import train_support
+
+torch = train_support.need_torch()
+from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
+from train.layers import halut_layers  # noqa: E402
+from train.net import LAYERS, ResNet9  # noqa: E402
+
+SIZES = {"width": 4, "top": 16}
+
+
+class Shape(unittest.TestCase):
+    def test_is_one_codebook_a_channel_where_nothing_says_otherwise(self):
+        layers = halut_layers(halut_resnet9(**SIZES))
+        self.assertEqual([layer.codebooks for layer in layers], [layer.in_channels for layer in layers])
+
+    def test_is_read_from_the_weights(self):
+        names = [f"{name}.conv" for name in LAYERS]
+        model = untrained(ResNet9(**SIZES), names, {"conv4.conv": 32, "res2a.conv": 20})
+        for layer in halut_layers(model):
+            layer.set_rows(torch.randn(layer.codebooks, 16, layer.out_channels))
+        again = halut_resnet9(model.state_dict(), **SIZES)
+        self.assertEqual([layer.codebooks for layer in halut_layers(again)], [4, 8, 8, 8, 32, 20, 16])
+        x = torch.randn(2, 3, 32, 32)
+        self.assertTrue(torch.equal(model.eval()(x), again.eval()(x)))
+
+    def test_option_names_a_layer_and_a_number(self):
+        self.assertEqual(layer_codebooks("conv4=512"), ("conv4.conv", 512))
+        for text in ("conv4", "conv4=", "conv4=-1", "conv1=9", "fc=9", "=9"):
+            with self.assertRaisesRegex(argparse.ArgumentTypeError, f"^'{text}' is not LAYER=N, with a layer of conv2, "):
+                layer_codebooks(text)
+
+
+if __name__ == "__main__":
+    unittest.main()

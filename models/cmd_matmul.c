@@ -46,7 +46,6 @@ static void run_close(struct matmul_run *run) {
 static int run_open_session(struct matmul_run *run) {
   const struct matmul_args *args = run->args;
   struct halut_diag diag = {0};
-  char options[64] = "";
   int error = halut_model_open(run->model_path, &run->model, &diag);
   if (error)
     return halut_cli_fail(run->command, run->model_path, error, &diag);
@@ -54,17 +53,10 @@ static int run_open_session(struct matmul_run *run) {
   if (run->info->kind != HALUT_PRODUCT)
     return halut_cli_error(run->command, HALUT_EXIT_FAILURE,
                            "%s: a network, not a product: see halut classify", run->model_path);
-  const struct halut_backend_ops *ops = halut_backends_find(args->backend);
-  if (!ops)
-    return halut_cli_error(run->command, HALUT_EXIT_USAGE, "no backend \"%s\"", args->backend);
-  if (args->cpu && strcmp(args->backend, "cpu") != 0)
-    return halut_cli_error(run->command, HALUT_EXIT_USAGE,
-                           "--cpu is for the cpu backend, not for %s", args->backend);
-  if (args->cpu && (size_t)snprintf(options, sizeof options, "cpu=%s", args->cpu) >= sizeof options)
-    return halut_cli_error(run->command, HALUT_EXIT_USAGE, "--cpu: too long");
-  error = halut_session_open(run->model, ops, options[0] ? options : NULL, (uint32_t)args->batch,
-                             &run->session, &diag);
-  return error ? halut_cli_fail(run->command, args->backend, error, &diag) : HALUT_EXIT_OK;
+  int code = HALUT_EXIT_OK;
+  halut_cli_session(run->command, run->model, args->backend, args->cpu, (uint32_t)args->batch,
+                    &run->session, &code);
+  return code;
 }
 
 static int run_open_arrays(struct matmul_run *run) {
@@ -208,7 +200,8 @@ static const struct halut_option options[] = {
      0},
     {"compare", 0, "FILE", "state the error against a times this matrix, .npy", HALUT_OPTION_TEXT,
      AT(compare), 0, 0},
-    {"backend", 0, "NAME", "what computes (default cpu)", HALUT_OPTION_TEXT, AT(backend), 0, 0},
+    {"backend", 'b', "NAME[:KEY=VALUE,...]", "which backend computes (default cpu)",
+     HALUT_OPTION_TEXT, AT(backend), 0, 0},
     {"cpu", 0, "MASK", "use no instructions beyond these: ref, ssse3, avx2", HALUT_OPTION_TEXT,
      AT(cpu), 0, 0},
     {"batch", 0, "N", "rows at once (default 256)", HALUT_OPTION_COUNT, AT(batch), 1,

@@ -130,7 +130,7 @@ class Learn(unittest.TestCase):
         self.fails(self.halut("matmul", "p.safetensors", "a.npy"), 2,
                    say + "--output or --compare is needed; see --help")
         self.fails(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy", "--backend", "abacus"), 2,
-                   say + 'no backend "abacus"')
+                   say + 'unknown backend "abacus"; this program has: cpu, rtl')
 
 
 if __name__ == "__main__":

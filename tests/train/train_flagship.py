@@ -33,7 +33,8 @@ class Shape(unittest.TestCase):
     def test_option_names_a_layer_and_a_number(self):
         self.assertEqual(layer_codebooks("conv4=512"), ("conv4.conv", 512))
         for text in ("conv4", "conv4=", "conv4=-1", "conv1=9", "fc=9", "=9"):
-            with self.assertRaisesRegex(argparse.ArgumentTypeError, f"^'{text}' is not LAYER=N, with a layer of conv2, "):
+            told = f"^'{text}' is not LAYER=N, with a layer of conv2, "
+            with self.assertRaisesRegex(argparse.ArgumentTypeError, told):
                 layer_codebooks(text)
 
 

@@ -48,6 +48,11 @@ END
 .It Dv SIGTERM , SIGINT
 Finish the requests under way, then exit with status 0.
 A second one ends at once.
+.It Dv SIGHUP
+Read the model directory and the keys again.
+What cannot be read stays as it was, and the log says why.
+.It Dv SIGUSR1 , SIGUSR2
+Log one level more, one level less.
 .El
 .Sh FILES
 .Bl -tag -width Ds

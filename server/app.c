@@ -21,10 +21,27 @@ static void time_stamp(char out[STAMP_MAX]) {
   snprintf(out + used, STAMP_MAX - used, ".%03ldZ", now.tv_nsec / 1000000);
 }
 
-void halut_app_log_open(struct halut_app *app) {
+static void log_set(struct halut_app *app, uint32_t most) {
   for (uint32_t level = 0; level <= HALUT_LOG_DEBUG; level++)
-    app->logging.is_on[level] = level <= app->config.log_level;
+    app->logging.is_on[level] = level <= most;
   app->logging.verbosity = app->logging.is_on[HALUT_LOG_DEBUG];
+}
+
+void halut_app_log_open(struct halut_app *app) {
+  log_set(app, app->config.log_level);
+}
+
+void halut_app_log_shift(struct halut_app *app, bool is_more) {
+  uint32_t most = HALUT_LOG_DEBUG;
+  while (most > HALUT_LOG_ERROR && !app->logging.is_on[most])
+    most--;
+  if (is_more && most < HALUT_LOG_DEBUG)
+    most++;
+  else if (!is_more && most > HALUT_LOG_ERROR)
+    most--;
+  log_set(app, most);
+  /* At the one level that is on now whatever was asked for. */
+  halut_app_log(app, HALUT_LOG_ERROR, "log level: %s", halut_config_word("log-level", most));
 }
 
 void halut_app_log(const struct halut_app *app, uint32_t level, const char *format, ...) {

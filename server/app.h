@@ -24,12 +24,14 @@ struct halut_app_logging {
   bool is_stamped;                 /* lines begin with the time */
 };
 
+enum { HALUT_SIGNALS = 5 };
+
 struct halut_app {
   struct halut_config config;
   struct halut_job_limits limits;
   uint32_t workers;
   uv_loop_t loop;
-  uv_signal_t interrupted, terminated, hung_up;
+  uv_signal_t signals[HALUT_SIGNALS];
   uv_thread_t reloader;
   uv_async_t reloaded;
   bool is_reloading, has_reloader, reload_again, draining;
@@ -90,6 +92,9 @@ void halut_app_reload_close(struct halut_app *app);
 
 /* Sets app->logging as the configuration says. */
 void halut_app_log_open(struct halut_app *app);
+/* One level more or less than the least important that is printed now, all above it too. Stays
+ * between error and debug, and says where it is. */
+void halut_app_log_shift(struct halut_app *app, bool is_more);
 void halut_app_log(const struct halut_app *app, uint32_t level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -61,10 +61,9 @@ static FILE *access_open(const struct halut_config *config,
 /* ---- the loop's events ---- */
 
 static void events_close(struct halut_app *app) {
-  uv_signal_t *handles[] = {&app->interrupted, &app->terminated, &app->hung_up};
-  for (size_t i = 0; i < 3; i++)
-    if (handles[i]->loop != NULL) /* initialised */
-      uv_close((uv_handle_t *)handles[i], NULL);
+  for (size_t i = 0; i < HALUT_SIGNALS; i++)
+    if (app->signals[i].loop != NULL) /* initialised */
+      uv_close((uv_handle_t *)&app->signals[i], NULL);
   if (app->reloaded.loop != NULL)
     halut_app_reload_close(app);
 }
@@ -82,6 +81,10 @@ static void on_signal(uv_signal_t *handle, int number) {
   struct halut_app *app = handle->data;
   if (number == SIGHUP) {
     halut_app_reload(app);
+    return;
+  }
+  if (number == SIGUSR1 || number == SIGUSR2) {
+    halut_app_log_shift(app, number == SIGUSR1);
     return;
   }
   /* A second signal does not wait for clients any more. */
@@ -104,12 +107,11 @@ static void on_batch(void *self, uint32_t worker, struct halut_item **items, uin
 }
 
 static int events_open(struct halut_app *app) {
-  uv_signal_t *handles[] = {&app->interrupted, &app->terminated, &app->hung_up};
-  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-  for (size_t i = 0; i < 3; i++) {
-    handles[i]->data = app;
-    if (uv_signal_init(&app->loop, handles[i]) != 0 ||
-        uv_signal_start(handles[i], on_signal, numbers[i]) != 0)
+  static const int numbers[HALUT_SIGNALS] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
+  for (size_t i = 0; i < HALUT_SIGNALS; i++) {
+    app->signals[i].data = app;
+    if (uv_signal_init(&app->loop, &app->signals[i]) != 0 ||
+        uv_signal_start(&app->signals[i], on_signal, numbers[i]) != 0)
       return HALUT_EIO;
   }
   return halut_app_reload_open(app);
@@ -317,6 +319,8 @@ int main(int argc, char **argv) {
     return code;
   json_object_seed(0);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGUSR1, SIG_IGN); /* until there is a loop to take it */
+  signal(SIGUSR2, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its writer */
   app.limits = (struct halut_job_limits){.pixels_max = app.config.image_pixels_max,
                                          .rows_max = app.config.rows_max,

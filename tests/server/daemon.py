@@ -392,6 +392,29 @@ class Lifecycle(unittest.TestCase):
         self.assertEqual(answer.status, 200)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_signals_change_what_is_logged(self):
+        daemon = Daemon("--log-level", "warning")
+        self.assertNotIn("models ready", daemon.said())
+        told = 0
+        for number, level in ((signal.SIGUSR1, "info"), (signal.SIGUSR1, "debug"), (signal.SIGUSR1, "debug"),
+                              (signal.SIGUSR2, "info"), (signal.SIGUSR2, "warning"), (signal.SIGUSR2, "error"),
+                              (signal.SIGUSR2, "error"), (signal.SIGUSR1, "warning")):
+            daemon.process.send_signal(number)
+            told += 1
+            self.wait_for(lambda: daemon.said().count("log level: ") == told)
+            self.assertEqual(daemon.said().splitlines()[-1], f"halutd: log level: {level}")
+            settings = daemon.ask("GET", "/v2/logging").json()
+            self.assertEqual([settings["log_error"], settings["log_warning"], settings["log_info"],
+                              settings["log_verbose_level"] > 0],
+                             [level in words for words in (("error", "warning", "info", "debug"),
+                                                           ("warning", "info", "debug"), ("info", "debug"),
+                                                           ("debug",))])
+        daemon.ask("POST", "/v2/logging", json.dumps({"log_error": False, "log_warning": False}).encode())
+        daemon.process.send_signal(signal.SIGUSR2)  # from nothing at all: errors, and says so
+        self.wait_for(lambda: daemon.said().endswith("log level: error\n"))
+        self.assertTrue(daemon.ask("GET", "/v2/logging").json()["log_error"])
+        self.assertEqual(daemon.stop(), 0)
+
     def test_requests_under_way_are_answered_at_the_end(self):
         daemon = Daemon("--cpu", "ref", "--workers", "1")
         answers = []

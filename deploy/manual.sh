@@ -49,7 +49,7 @@ END
 Finish the requests under way, then exit with status 0.
 A second one ends at once.
 .It Dv SIGHUP
-Read the model directory and the keys again.
+Read the model directory, the API keys and the certificate again.
 What cannot be read stays as it was, and the log says why.
 .It Dv SIGUSR1 , SIGUSR2
 Log one level more, one level less.

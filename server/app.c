@@ -155,9 +155,18 @@ static void reload_problem(void *self, const char *text) {
   snprintf(app->reload.report + used, sizeof app->reload.report - used, "%s\n", text);
 }
 
+static void reload_certificate(struct halut_app *app) {
+  struct halut_diag diag = {0};
+  char text[sizeof diag.text + 32];
+  if (halut_tls_open(app->config.tls_cert, app->config.tls_key, &app->reload.tls, &diag) ==
+      HALUT_OK)
+    return;
+  snprintf(text, sizeof text, "tls-cert, tls-key: %s", diag.text);
+  reload_problem(app, text);
+}
+
 static void reload_files(struct halut_app *app) {
   struct halut_reload *reload = &app->reload;
-  reload->keys = NULL;
   if (reload->only[0] != '\0') {
     reload->error = halut_catalog_load(reload->old, reload->only, &reload->made, &reload->problems,
                                        reload->report, &reload->diag);
@@ -167,6 +176,8 @@ static void reload_files(struct halut_app *app) {
                                      &reload->problems, reload->report, &reload->diag);
   if (strcmp(app->config.keys_file, "off") != 0)
     reload->keys = halut_keys_open(app->config.keys_file, reload_problem, app);
+  if (app->tls != NULL)
+    reload_certificate(app);
 }
 
 static void reload_work(void *self) {
@@ -175,7 +186,8 @@ static void reload_work(void *self) {
   uv_async_send(&app->reloaded);
 }
 
-/* Keys and models are two things: what is wrong with one does not hold back the other. */
+/* Keys, certificate and models are three things: what is wrong with one does not hold back another.
+ */
 static void reload_keys(struct halut_app *app) {
   if (strcmp(app->config.keys_file, "off") == 0 || app->reload.only[0] != '\0')
     return;
@@ -188,6 +200,25 @@ static void reload_keys(struct halut_app *app) {
   app->keys = app->reload.keys;
   app->reload.keys = NULL;
   halut_app_log(app, HALUT_LOG_INFO, "reloaded: %u keys", halut_keys_count(app->keys));
+}
+
+static void reload_tls(struct halut_app *app) {
+  if (app->draining) { /* there are no new connections, nor perhaps an http any more */
+    halut_tls_drop(app->reload.tls);
+    return;
+  }
+  if (app->tls == NULL || app->reload.only[0] != '\0')
+    return;
+  if (app->reload.tls == NULL) {
+    app->metrics.reload_failures++;
+    halut_app_log(app, HALUT_LOG_ERROR, "reload failed, the certificate is what it was");
+    return;
+  }
+  halut_tls_drop(app->tls);
+  app->tls = app->reload.tls;
+  app->reload.tls = NULL;
+  halut_http_certify(app->http, app->tls);
+  halut_app_log(app, HALUT_LOG_INFO, "reloaded: the certificate");
 }
 
 static void reload_start(struct halut_app *app, const char *only);
@@ -212,6 +243,7 @@ static void reload_done(struct halut_app *app) {
   if (app->reload.report[0] != '\0')
     halut_app_log(app, HALUT_LOG_ERROR, "reload:\n%s", app->reload.report);
   reload_keys(app);
+  reload_tls(app);
   if (app->reload.error != HALUT_OK) {
     app->metrics.reload_failures++;
     halut_app_log(app, HALUT_LOG_ERROR, "reload failed, serving what was loaded: %s",

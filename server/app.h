@@ -37,7 +37,7 @@ struct halut_app {
   bool is_reloading, has_reloader, reload_again, draining;
   const char *load_next; /* the model to load after the reload that is under way, or NULL */
   struct halut_cors cors;
-  struct halut_tls tls;
+  struct halut_tls *tls;         /* NULL: off */
   struct halut_keys *keys;       /* NULL: none, see auth.h */
   struct halut_catalog *catalog; /* what new requests get; NULL until loaded */
   struct halut_http *http;
@@ -51,11 +51,12 @@ struct halut_app {
   struct halut_reload { /* made on a thread of its own, swapped in by the loop */
     struct halut_catalog *old, *made;
     struct halut_keys *keys; /* NULL if there are none, or their file has a problem */
+    struct halut_tls *tls;   /* the same */
     uint32_t problems;
     char report[HALUT_REPORT_MAX];
     struct halut_diag diag;
     int error;
-    char only[HALUT_NAME_MAX];     /* the one model to load; "": all, and the keys */
+    char only[HALUT_NAME_MAX];     /* the one model to load; "": all, the keys, the certificate */
     struct halut_request *request; /* parked until it is done, or NULL */
     void (*answer)(const struct halut_app *app, struct halut_reply *reply);
   } reload;
@@ -75,7 +76,7 @@ void halut_app_dropped(void *self, const char *reason);
 /* Models are loaded and no signal has asked to stop. */
 bool halut_app_is_ready(const struct halut_app *app);
 
-/* Loads the model directory anew, once more after a reload that is under way. */
+/* Loads the model directory, keys and certificate anew, once more after a reload under way. */
 void halut_app_reload(struct halut_app *app);
 /* Loads the files of one model, even if it was unloaded, at once or after what is under way; then
  * halut_learning_reloaded is called. `name` is borrowed until then. */

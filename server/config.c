@@ -75,7 +75,9 @@ static const struct command {
     {"check-config", NULL, "report every problem of the settings and stop", HALUT_MODE_CHECK},
     {"print-config", NULL, "print the settings in force, as such a file, and stop",
      HALUT_MODE_PRINT},
-    {"health", "URL", "ask the daemon at URL whether it is healthy; exit 0 if so",
+    {"health", "URL",
+     "ask the daemon at URL, http:// or https://, whether it is healthy; exit 0 if so; whose "
+     "certificate it shows does not matter",
      HALUT_MODE_HEALTH},
     {"help", NULL, "print this and stop", HALUT_MODE_HELP},
     {"man", NULL, "print the options as mdoc and stop", HALUT_MODE_MAN},

@@ -163,6 +163,19 @@ static bool address_is_full(const struct halut_http *http, const uint8_t *addres
   return count >= limit;
 }
 
+/* Its handshake is still to come. */
+static void connection_certify(struct halut_http *http, struct MHD_Connection *mhd,
+                               struct halut_connection *connection) {
+  if (!connection->is_secure)
+    return;
+  const union MHD_ConnectionInfo *info =
+      MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+  if (info == NULL || info->tls_session == NULL)
+    return;
+  connection->tls = halut_tls_hold(http->tls);
+  halut_tls_show(connection->tls, info->tls_session);
+}
+
 static void connection_begin(struct halut_http *http, struct MHD_Connection *mhd, void **context) {
   struct halut_connection *connection = calloc(1, sizeof *connection);
   const union MHD_ConnectionInfo *info =
@@ -174,6 +187,7 @@ static void connection_begin(struct halut_http *http, struct MHD_Connection *mhd
   memcpy(connection->address, http->arriving, HALUT_ADDRESS_BYTES);
   connection->is_local = http->arriving_is_local;
   connection->is_secure = http->arriving_is_secure;
+  connection_certify(http, mhd, connection);
   halut_connection_enter(connection, HALUT_PHASE_IDLE);
   struct halut_connection **bucket = &http->bucket[address_bucket(connection->address)];
   connection->next = *bucket;
@@ -194,6 +208,7 @@ static void connection_end(struct halut_http *http, void **context) {
   *connection->link = connection->next;
   if (connection->next != NULL)
     connection->next->link = connection->link;
+  halut_tls_drop(connection->tls);
   free(connection);
   if (--http->connections == 0 && !http->draining && !http->paused)
     uv_timer_stop(&http->tick);
@@ -376,6 +391,12 @@ static void http_tick(uv_timer_t *handle) {
   http->options.drained(http->options.self);
 }
 
+void halut_http_certify(struct halut_http *http, struct halut_tls *tls) {
+  assert(http->tls != NULL);
+  halut_tls_drop(http->tls);
+  http->tls = halut_tls_hold(tls);
+}
+
 void halut_http_farewell(struct halut_http *http) {
   http->farewell = true;
 }
@@ -492,6 +513,7 @@ int halut_http_open(uv_loop_t *loop, const struct halut_http_options *options,
   http->options = *options;
   http->options.listeners = NULL;
   http->options.listener_count = 0;
+  http->tls = options->tls != NULL ? halut_tls_hold(options->tls) : NULL;
   http->loop = loop;
   http_start_handles(http);
   int error = engines_open(http, diag);
@@ -531,6 +553,7 @@ void halut_http_close(struct halut_http *http) {
   }
   for (int e = 0; e < HALUT_ENGINES; e++)
     engine_close(&http->engine[e]);
+  halut_tls_drop(http->tls);
   uv_close((uv_handle_t *)&http->timer, http_on_close);
   uv_close((uv_handle_t *)&http->tick, http_on_close);
   uv_close((uv_handle_t *)&http->again, http_on_close);

@@ -131,7 +131,7 @@ struct halut_http_options {
   uint64_t request_timeout_ms, idle_timeout_ms;
   uint64_t body_max, samples_max, body_total_max, body_inflated_max;
   struct halut_cors cors;
-  const struct halut_tls *tls;      /* borrowed; NULL if no listener is secure */
+  struct halut_tls *tls;            /* held; NULL if no listener is secure */
   const struct halut_route *routes; /* borrowed; matched in order */
   size_t route_count;
   /* The headers are complete, the route is known, no byte of the body is read: fills *refusal to
@@ -203,6 +203,9 @@ void halut_request_fail(struct halut_request *request, unsigned status, const ch
 uint32_t halut_http_connections(const struct halut_http *http);
 uint32_t halut_http_parked(const struct halut_http *http);
 uint64_t halut_http_body_bytes(const struct halut_http *http); /* held for all requests */
+
+/* New connections show this certificate; there was one before. */
+void halut_http_certify(struct halut_http *http, struct halut_tls *tls);
 
 /* From now on replies close their connections. */
 void halut_http_farewell(struct halut_http *http);

@@ -21,6 +21,7 @@ struct halut_connection {
   uint8_t address[HALUT_ADDRESS_BYTES]; /* all zero: has none (Unix socket) */
   bool is_local;                        /* a Unix socket or a loopback address */
   bool is_secure;                       /* speaks TLS: nothing plain may be sent */
+  struct halut_tls *tls;                /* what it shows, or NULL */
 };
 
 /* One daemon of the library; it speaks TLS or it does not. */
@@ -34,6 +35,7 @@ enum { HALUT_ENGINE_PLAIN = 0, HALUT_ENGINE_TLS, HALUT_ENGINES };
 
 struct halut_http {
   struct halut_http_options options;
+  struct halut_tls *tls; /* for new connections, or NULL */
   struct halut_listener listeners[HALUT_LISTEN_MAX];
   uv_loop_t *loop;
   struct halut_engine engine[HALUT_ENGINES];

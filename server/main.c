@@ -181,7 +181,7 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
       .body_total_max = config->body_total_max,
       .body_inflated_max = config->body_inflated_max,
       .cors = app->cors,
-      .tls = app->tls.key != NULL ? &app->tls : NULL,
+      .tls = app->tls,
       .routes = halut_routes,
       .route_count = halut_route_count,
       .admit = halut_app_admit,
@@ -241,7 +241,7 @@ static void access_check(struct halut_app *app, struct halut_config_problems *pr
 
 static void access_close(struct halut_app *app) {
   halut_keys_close(app->keys);
-  halut_tls_close(&app->tls);
+  halut_tls_drop(app->tls);
 }
 
 static int report(const struct halut_config_problems *problems) {

@@ -113,6 +113,9 @@ static void print_gauges(struct halut_json_out *out, const struct halut_gauges *
   print_gauge(out, "body_bytes_held", gauges->body_bytes, "Memory held by request bodies.");
   print_gauge(out, "resident_memory_bytes", gauges->resident_bytes,
               "Resident memory of the process.");
+  if (gauges->certificate_expires_s > 0)
+    print_gauge(out, "tls_certificate_expiry_timestamp_seconds", gauges->certificate_expires_s,
+                "When the certificate in use ends, since 1970.");
   print_head(out, "queue_length", "gauge", "Requests waiting for a worker.");
   halut_json_out_format(out, "halutd_queue_length{kind=\"network\"} %u\n", gauges->queue[0]);
   halut_json_out_format(out, "halutd_queue_length{kind=\"product\"} %u\n", gauges->queue[1]);

@@ -72,6 +72,7 @@ struct halut_gauges {
   uint64_t learning[HALUT_TASK_STATES]; /* now: queued, running; since the start: the rest */
   uint32_t event_streams;
   uint64_t body_bytes, uptime_ns, resident_bytes, models;
+  uint64_t certificate_expires_s; /* since 1970; 0: no TLS */
   bool ready;
 };
 

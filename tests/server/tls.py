@@ -4,6 +4,7 @@
 """Serves over TLS with a certificate made for the occasion, and asks with Python's ssl module (OpenSSL)."""
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -124,10 +125,7 @@ class Secure(unittest.TestCase):
                 data += more
 
     def connections(self):
-        with socket.create_connection(("127.0.0.1", self.plain_port)) as connection:
-            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
-            text = read_answer(connection).body.decode()
-        return int(next(line for line in text.splitlines() if line.startswith("halutd_connections ")).split()[1])
+        return self.metric("halutd_connections")
 
     def test_bad_peers_do_no_harm(self):
         plain, junk = b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 1000
@@ -164,6 +162,86 @@ class Secure(unittest.TestCase):
             time.sleep(0.1)
         self.assertEqual(self.connections(), 1)
         self.assertEqual(self.ask(head("/v1/classify", PIXELS)).status, 200)
+
+    def said(self):
+        with open(self.log.name) as file:
+            return file.read()
+
+    def reload(self, words):
+        before = self.said().count(words)
+        self.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 30
+        while self.said().count(words) == before and time.monotonic() < until:
+            time.sleep(0.02)
+        self.assertGreater(self.said().count(words), before, self.said())
+
+    def metric(self, name):
+        with socket.create_connection(("127.0.0.1", self.plain_port)) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            text = read_answer(connection).body.decode()
+        return int(next(line for line in text.splitlines() if line.startswith(name + " ")).split()[1])
+
+    def test_a_signal_reads_the_certificate_again_and_a_bad_pair_changes_nothing(self):
+        def shown():
+            context = ssl.create_default_context(cafile=self.file("both.pem"))
+            with self.connect(context) as connection:
+                return dict(part[0] for part in connection.getpeercert()["subject"])["commonName"]
+
+        def put(certificate, key):
+            for name, path in ((certificate, "one.crt"), (key, "one.key")):
+                shutil.copy(os.path.join(kept, name), self.file(path + ".new"))
+                os.rename(self.file(path + ".new"), self.file(path))
+
+        kept = tempfile.mkdtemp(dir=self.folder)
+        for name in ("one.crt", "one.key", "two.crt", "two.key"):
+            shutil.copy(self.file(name), kept)
+        with open(self.file("both.pem"), "w") as both:
+            for name in ("one.crt", "two.crt"):
+                with open(self.file(name)) as file:
+                    both.write(file.read())
+        self.addCleanup(lambda: (put("one.crt", "one.key"), self.reload("reloaded: the certificate")))
+        held = self.connect()  # on the first certificate, through all that follows
+        self.assertEqual(shown(), "one")
+        failures = self.metric("halutd_reload_failures_total")
+        put("two.crt", "one.key")
+        self.reload("reload failed, the certificate is what it was")
+        self.assertIn("one.key is not the key of", self.said())
+        self.assertEqual(self.metric("halutd_reload_failures_total"), failures + 1)
+        self.assertEqual(shown(), "one")
+        for _ in range(3):  # what came between is let go
+            put("one.crt", "one.key")
+            self.reload("reloaded: the certificate")
+            put("two.crt", "two.key")
+            self.reload("reloaded: the certificate")
+        self.assertEqual(shown(), "two")
+        expires = ssl.cert_time_to_seconds(subprocess.run(
+            ["openssl", "x509", "-noout", "-enddate", "-in", self.file("two.crt")], capture_output=True, text=True,
+            check=True).stdout.strip().removeprefix("notAfter="))
+        self.assertEqual(self.metric("halutd_tls_certificate_expiry_timestamp_seconds"), expires)
+        held.sendall(head("/v1/classify", PIXELS))
+        self.assertEqual(read_answer(held).status, 200)
+        held.close()
+        os.unlink(self.file("one.key"))
+        self.reload("reload failed, the certificate is what it was")
+        self.assertIn("one.key: No such file", self.said())
+        self.assertEqual(shown(), "two")
+
+    def test_the_binary_asks_for_health_over_tls(self):
+        def asked(url):
+            return subprocess.run([HALUTD, "--health", url], capture_output=True, text=True)
+
+        for path in ("", "/healthz", "/v2/health/ready"):
+            done = asked(f"https://127.0.0.1:{self.port}{path}")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+        done = asked(f"https://127.0.0.1:{self.port}/nowhere")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("404", done.stderr)
+        for url, words in ((f"https://127.0.0.1:{self.plain_port}", "TLS: "),
+                           (f"http://127.0.0.1:{self.port}", "no answer"), ("https://127.0.0.1:1", "refused"),
+                           ("ftp://127.0.0.1", "--health takes http[s]://HOST[:PORT][/PATH]")):
+            done = asked(url)
+            self.assertEqual(done.returncode, 1, url)
+            self.assertIn(words, done.stderr)
 
     def problems(self, *options):
         done = subprocess.run([HALUTD, "--models", self.folder, "--check-config", *options], capture_output=True,

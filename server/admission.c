@@ -33,6 +33,28 @@ bool halut_query_only(struct halut_request *request, const char *const *names) {
   return false;
 }
 
+bool halut_settings_open(struct halut_app *app, struct halut_request *request,
+                         struct halut_json **out) {
+  static const char *const no_keys[] = {NULL};
+  struct halut_diag diag = {0};
+  *out = NULL;
+  int error = halut_request_inflate(request, &diag);
+  if (error == HALUT_ELIMIT)
+    halut_fail(&diag, error, 0, "the body exceeds %d bytes when decompressed", HALUT_SETTINGS_MAX);
+  if (error != HALUT_OK) {
+    halut_request_error(request, halut_job_status(error), "%s", diag.text);
+    return false;
+  }
+  if (request->body_bytes == 0)
+    return true;
+  error = halut_json_open((const char *)request->body, request->body_bytes, no_keys,
+                          app->limits.depth_max, out, &diag);
+  if (error != HALUT_OK)
+    halut_request_error(request, error == HALUT_ENOMEM ? 503 : 400,
+                        "failed to parse the request JSON buffer: %s", diag.text);
+  return error == HALUT_OK;
+}
+
 bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version) {
   size_t bytes = request->capture[index].bytes;
   char copy[16], *end = NULL;

@@ -44,6 +44,11 @@ void halut_answer(struct halut_request *request, unsigned status, const char *ty
 /* False after an answer: the query has a parameter that is not in the NULL-terminated `names`. */
 bool halut_query_only(struct halut_request *request, const char *const *names);
 
+/* The body, with its content coding undone, as a JSON object that is the caller's; NULL in *out if
+ * there is no body. False after an answer. */
+bool halut_settings_open(struct halut_app *app, struct halut_request *request,
+                         struct halut_json **out);
+
 /* A version in the path, capture `index`: "3", or "3.0" as TorchServe writes it; left as it is if
  * the path has none. False after an answer. */
 bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version);

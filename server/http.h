@@ -34,14 +34,16 @@ enum {
   HALUT_REQUEST_ID_MAX = 64, /* bytes with the NUL */
   HALUT_TRACE_MAX = 56,      /* bytes of a traceparent with its NUL */
   HALUT_REPLY_HEADERS_MAX = 1024,
-  HALUT_BODY_SMALL = 65536 /* bytes: the body limit of routes that take no data */
+  HALUT_BODY_SMALL = 65536,    /* bytes: the body limit of routes that take no data */
+  HALUT_SETTINGS_MAX = 1 << 20 /* bytes, also decompressed: of routes whose JSON the loop reads */
 };
 
 /* What bodies a route takes, and so which limit holds. */
 enum halut_body {
   HALUT_BODY_NONE = 0,   /* HALUT_BODY_SMALL: nothing reads it */
   HALUT_BODY_DATA = 1,   /* body_max */
-  HALUT_BODY_SAMPLES = 2 /* samples_max */
+  HALUT_BODY_SAMPLES = 2, /* samples_max */
+  HALUT_BODY_SETTINGS = 3 /* HALUT_SETTINGS_MAX */
 };
 
 enum halut_method {
@@ -182,8 +184,8 @@ bool halut_request_is_local(const struct halut_request *request);
 /* True if the peer has closed its side. Any thread while parked; one system call. */
 bool halut_request_gone(const struct halut_request *request);
 
-/* Any thread while parked: undoes the body's content coding; nothing to do without one. Errors as
- * halut_coding_inflate. */
+/* Any thread while parked, or the loop: undoes the body's content coding; nothing to do without
+ * one. Errors as halut_coding_inflate. */
 int halut_request_inflate(struct halut_request *request, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 /* Any thread while parked: compresses the reply's body if the client takes that and it helps. */

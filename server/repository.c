@@ -6,22 +6,6 @@
 
 #include "handlers.h"
 
-/* The body as a JSON object: NULL in *out if there is none; false after an answer. */
-static bool body_read(struct halut_app *app, struct halut_request *request,
-                      struct halut_json **out) {
-  static const char *const no_keys[] = {NULL};
-  struct halut_diag diag = {0};
-  *out = NULL;
-  if (request->body_bytes == 0)
-    return true;
-  int error = halut_json_open((const char *)request->body, request->body_bytes, no_keys,
-                              app->limits.depth_max, out, &diag);
-  if (error != HALUT_OK)
-    halut_request_error(request, error == HALUT_ENOMEM ? 503 : 400,
-                        "failed to parse the request JSON buffer: %s", diag.text);
-  return error == HALUT_OK;
-}
-
 /* ---- the index ---- */
 
 static void model_print(struct halut_json_out *out, const char *name, uint32_t version,
@@ -47,7 +31,7 @@ void halut_handle_v2_index(void *self, struct halut_request *request) {
   struct halut_json *json = NULL;
   struct halut_json_out out = {0};
   bool is_ready_only = false;
-  if (!body_read(app, request, &json))
+  if (!halut_settings_open(app, request, &json))
     return;
   int error = json == NULL ? HALUT_OK
                            : halut_json_get_bool(json->root, "ready", false, &is_ready_only, NULL);
@@ -81,7 +65,7 @@ static bool parameters_check(struct halut_app *app, struct halut_request *reques
   struct halut_json *json = NULL;
   const char *bad = NULL, *key;
   json_t *value;
-  if (!body_read(app, request, &json))
+  if (!halut_settings_open(app, request, &json))
     return false;
   json_t *parameters = json != NULL ? json_object_get(json->root, "parameters") : NULL;
   if (parameters != NULL && !json_is_object(parameters))

@@ -364,9 +364,10 @@ int halut_request_inflate(struct halut_request *request, struct halut_diag *diag
   size_t bytes = 0, charged = 0;
   if (request->coding == HALUT_IDENTITY)
     return HALUT_OK;
+  uint64_t most = request->route->body == HALUT_BODY_SETTINGS ? (uint64_t)HALUT_SETTINGS_MAX
+                                                              : http->options.body_inflated_max;
   int error = halut_coding_inflate(request->coding, request->body, request->body_bytes,
-                                   (size_t)http->options.body_inflated_max, body_charge, http,
-                                   &data, &bytes, &charged, diag);
+                                   (size_t)most, body_charge, http, &data, &bytes, &charged, diag);
   if (error != HALUT_OK) {
     atomic_fetch_sub(&http->body_bytes, charged);
     return error;
@@ -433,6 +434,8 @@ static uint64_t body_limit(const struct halut_request *request) {
     return options->body_max;
   case HALUT_BODY_SAMPLES:
     return options->samples_max;
+  case HALUT_BODY_SETTINGS:
+    return HALUT_SETTINGS_MAX;
   default:
     return HALUT_BODY_SMALL;
   }
@@ -441,7 +444,8 @@ static uint64_t body_limit(const struct halut_request *request) {
 static void request_refuse_size(struct halut_request *request) {
   static const char *const names[] = {[HALUT_BODY_NONE] = "",
                                       [HALUT_BODY_DATA] = " (body-max)",
-                                      [HALUT_BODY_SAMPLES] = " (learn-bytes-max)"};
+                                      [HALUT_BODY_SAMPLES] = " (learn-bytes-max)",
+                                      [HALUT_BODY_SETTINGS] = ""};
   char text[HALUT_PATH_MAX + 128];
   snprintf(text, sizeof text, "the body exceeds the %llu bytes that %s takes%s",
            (unsigned long long)request->private.body_max, request->path,
@@ -449,24 +453,23 @@ static void request_refuse_size(struct halut_request *request) {
   request_refuse(request, 413, text);
 }
 
-/* Only what computes takes and gives compressed bodies: that is a worker's time, and clients that
- * ask for compression everywhere do not always undo it. */
+/* What reads its body takes a compressed one: that is a worker's time, or bounded to be short. Only
+ * what computes gives one: clients that ask for compression everywhere do not always undo it. */
 static void request_read_codings(struct halut_request *request, const struct header_list *list) {
   enum halut_body body = request->route->body;
-  bool computes = body == HALUT_BODY_SAMPLES ||
-                  (body == HALUT_BODY_DATA && request->route->scope == HALUT_INFER);
+  bool reads = body != HALUT_BODY_NONE;
   unsigned given = 0;
   for (size_t i = 0; i < list->count; i++)
     given += list->header[i].name_bytes == 16 &&
              strncasecmp(list->header[i].name, "Content-Encoding", 16) == 0;
   const char *text = halut_request_header(request, "Content-Encoding");
   if (given > 1 || !halut_coding_parse(text, &request->coding) ||
-      (request->coding != HALUT_IDENTITY && !computes)) {
+      (request->coding != HALUT_IDENTITY && !reads)) {
     request_refuse(request, 415,
-                   computes ? "Content-Encoding: gzip or deflate, once, is taken here"
-                            : "this path takes no compressed body");
-    halut_reply_header(&request->reply, "Accept-Encoding", computes ? "gzip, deflate" : "identity");
-  } else if (computes) {
+                   reads ? "Content-Encoding: gzip or deflate, once, is taken here"
+                         : "this path takes no compressed body");
+    halut_reply_header(&request->reply, "Accept-Encoding", reads ? "gzip, deflate" : "identity");
+  } else if (reads && body != HALUT_BODY_SETTINGS) {
     request->accepts = halut_coding_choose(halut_request_header(request, "Accept-Encoding"));
   }
 }

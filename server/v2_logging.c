@@ -47,18 +47,18 @@ static int settings_read(const json_t *root, struct halut_app_logging *logging,
 }
 
 void halut_handle_v2_logging_set(void *self, struct halut_request *request) {
-  static const char *const no_keys[] = {NULL};
   struct halut_app *app = self;
   struct halut_app_logging logging = app->logging;
   struct halut_json *json = NULL;
   struct halut_diag diag = {0};
-  int error = halut_json_open(request->body_bytes > 0 ? (const char *)request->body : "",
-                              request->body_bytes, no_keys, app->limits.depth_max, &json, &diag);
-  if (error == HALUT_OK)
-    error = settings_read(json->root, &logging, &diag);
+  if (!halut_settings_open(app, request, &json))
+    return;
+  int error = json != NULL
+                  ? settings_read(json->root, &logging, &diag)
+                  : halut_fail(&diag, HALUT_EINVALID, 0, "the body is empty: it is a JSON object");
   halut_json_close(json);
   if (error != HALUT_OK) {
-    halut_request_error(request, error == HALUT_ENOMEM ? 503 : 400, "%s", diag.text);
+    halut_request_error(request, 400, "%s", diag.text);
     return;
   }
   app->logging = logging;

@@ -11,7 +11,7 @@ import zlib
 
 from daemon import PIXELS, Daemon, npy
 
-INFLATED_MAX = 1 << 20
+INFLATED_MAX = 1 << 20  # as the option says, and as large as settings may be
 
 
 def unpacked(answer):
@@ -62,6 +62,42 @@ class Compressed(unittest.TestCase):
                        self.daemon.ask("GET", "/metrics", headers=[("Accept-Encoding", "gzip")]),
                        self.post(PIXELS, ("Accept-Encoding", "gzip;q=0, br"))):
             self.assertNotIn("content-encoding", answer.headers)
+
+    def test_settings_are_taken_compressed_and_bounded(self):
+        ready = b'{"ready": true}'
+        index = self.post(ready, path="/v2/repository/index")
+        self.assertEqual(index.status, 200)
+        for path, body in (("/v2/repository/index", ready), ("/v2/logging", b'{"log_info": false}'),
+                           ("/v2/repository/models/signal/unload", b'{"parameters":{"unload_dependents":false}}'),
+                           ("/v2/repository/models/signal/load", b'{"parameters":{}}')):
+            for coding, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+                if path.endswith("unload") and coding == "deflate":
+                    continue  # it is unloaded already
+                answer = self.post(pack(body), ("Content-Encoding", coding), ("Accept-Encoding", "gzip"), path=path)
+                self.assertEqual(answer.status, 200, answer.body)
+                self.assertNotIn("content-encoding", answer.headers)
+            empty = {"unload": 404, "logging": 400}.get(path.rsplit("/")[-1], 200)
+            self.assertEqual(self.post(b"", path=path).status, empty)
+            answer = self.post(gzip.compress(b'{"ready":0,"parameters":0,"log_info":0}'), ("Content-Encoding", "gzip"),
+                               path=path)
+            self.assertEqual(answer.status, 400)
+            self.assertRegex(answer.error(), "boolean|object|unknown member")
+            self.assertEqual(self.post(b"junk", ("Content-Encoding", "gzip"), path=path).status, 400)
+            full = b"{}".ljust(INFLATED_MAX)
+            for coding, pack in ((None, bytes), ("gzip", gzip.compress)):
+                headers = [("Content-Encoding", coding)] if coding else []
+                exact = self.post(pack(full), *headers, path=path)
+                self.assertEqual(exact.status, 400)
+                self.assertIn("65536 bytes beside", exact.error())  # which no setting comes near
+                over = self.post(pack(full + b" "), *headers, path=path)
+                self.assertEqual(over.status, 413)
+                self.assertIn("exceeds", over.error())
+                self.assertIn("1048576 bytes", over.error())
+        self.assertEqual(self.post(b'{"log_info": true}', path="/v2/logging").status, 200)
+        self.assertEqual(self.post(ready, path="/v2/repository/index").json(), index.json())
+        self.assertEqual(self.gauge("body_bytes_held"), 0)
+        answer = self.post(gzip.compress(b""), ("Content-Encoding", "gzip"), path="/v1/reload")
+        self.assertEqual(answer.status, 415)  # it reads none
 
     def test_other_codings_are_415(self):
         for coding in ("br", "zstd", "gzip, gzip", ""):

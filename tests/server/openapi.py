@@ -16,7 +16,8 @@ SCOPES = {"HALUT_OPEN": None, "HALUT_INFER": "infer", "HALUT_ADMIN": "admin", "H
 def routes():
     """{(pattern, method): scope} of routes.c."""
     with open(os.path.join(TOP, "server", "routes.c")) as file:
-        rows = re.findall(r'^    \{((?:HALUT_[A-Z]+(?: \| )?)+), "([^"]+)",.*?(HALUT_[A-Z]+)\},$', file.read(), re.M)
+        rows = re.findall(r'^    \{((?:HALUT_[A-Z]+(?: \| )?)+), "([^"]+)",.*?(HALUT_[A-Z]+)\},$', file.read(),
+                          re.M | re.S)
     return {(pattern, verb.replace("HALUT_", "").lower()): SCOPES[scope]
             for methods, pattern, scope in rows for verb in methods.split(" | ")}
 

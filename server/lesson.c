@@ -19,6 +19,7 @@ enum { TEXT_MAX = 64 /* bytes of a number or word in a form, with the NUL */ };
 
 #define OPTION_MAP(XX)                                                                             \
   XX(CODEBOOKS, "codebooks", true, 1, 1024)                                                        \
+  XX(PROTOTYPES, "prototypes", true, 2, HALUT_PROTOTYPES)                                          \
   XX(RIDGE, "ridge", false, 0, 1e300)                                                              \
   XX(HELDOUT, "heldout", false, 0, 0.5)                                                            \
   XX(SEED, "seed", true, 0, 9007199254740992)                                                      \
@@ -69,6 +70,9 @@ static int option_set(struct reading *reading, enum option option, double value,
   if (option == OPTION_CODEBOOKS && value > (double)reading->limits->codebooks_max)
     return halut_fail(diag, HALUT_ELIMIT, 0, "codebooks: %.0f exceed learn-codebooks-max %llu",
                       value, (unsigned long long)reading->limits->codebooks_max);
+  if (option == OPTION_PROTOTYPES && ((uint32_t)value & ((uint32_t)value - 1)) != 0)
+    return halut_fail(diag, HALUT_EINVALID, 0, "prototypes: must be 2, 4, 8 or %d, not %.0f",
+                      HALUT_PROTOTYPES, value);
   reading->option[option] = value;
   return HALUT_OK;
 }
@@ -294,6 +298,7 @@ static int lesson_check(struct reading *reading, struct halut_diag *diag) {
                       "codebooks: %.0f of a's %u columns are wider than learn-width-max %llu",
                       codebooks, lesson->columns, (unsigned long long)reading->limits->width_max);
   options->codebooks = (uint32_t)codebooks;
+  options->prototypes = (uint32_t)reading->option[OPTION_PROTOTYPES];
   options->ridge = reading->option[OPTION_RIDGE];
   options->heldout = reading->option[OPTION_HELDOUT];
   options->seed = (uint64_t)reading->option[OPTION_SEED];
@@ -317,7 +322,10 @@ int halut_lesson_read(const char *body, size_t bytes, const char *boundary,
                       struct halut_diag *diag) {
   struct reading reading = {
       .limits = limits,
-      .option = {[OPTION_CODEBOOKS] = NAN, [OPTION_RIDGE] = 1.0, [OPTION_HELDOUT] = 0.1}};
+      .option = {[OPTION_CODEBOOKS] = NAN,
+                 [OPTION_PROTOTYPES] = HALUT_PROTOTYPES,
+                 [OPTION_RIDGE] = 1.0,
+                 [OPTION_HELDOUT] = 0.1}};
   if (bytes == 0)
     return halut_fail(diag, HALUT_EINVALID, 0,
                       "the body is empty: send a multipart form with a and b as .npy, or JSON");

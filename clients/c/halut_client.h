@@ -90,7 +90,8 @@ void halut_client_free_outputs(struct halut_client_tensor *outputs, size_t count
 
 /* Learning: the server makes a model of samples, as a job. */
 struct halut_client_field {
-  const char *name, *value; /* "codebooks", "16"; ridge, heldout, seed, candidates, tree_rows, by */
+  const char *name, *value; /* "codebooks", "16"; prototypes, ridge, heldout, seed, candidates,
+                               tree_rows, by */
 };
 
 struct halut_client_lesson {

@@ -215,6 +215,9 @@ test("learns with progress, and cancels", () =>
     assert.deepEqual((await client.jobs()).at(-1), job);
     const c = await client.matmul(a.slice(0, 2), { model: "learned" });
     assert.deepEqual([c.rows, c.columns], [2, 2]);
+    const few = await client.learn(a, b, { name: "few", codebooks: 4, prototypes: 2 });
+    assert.ok(few.result.mse > job.result.mse);
+    await assert.rejects(client.learn(a, b, { name: "few", prototypes: 6 }), (e) => /16, not 6/.test(e.message));
     await assert.rejects(client.learn(a, b.slice(1), { name: "learned" }), (e) => /b: has 3 rows/.test(e.message));
     const controller = new AbortController();
     const data = Float32Array.from({ length: 20000 * 64 }, () => Math.random());

@@ -188,7 +188,7 @@ export class Client {
 
   /**
    * Queues the learning of a product from samples of a and from b (each as matmul takes them); options are name,
-   * codebooks, ridge, heldout, seed, candidates, tree_rows, by. Gives the job: {id, state, progress, …}.
+   * codebooks, prototypes, ridge, heldout, seed, candidates, tree_rows, by. Gives the job: {id, state, progress, …}.
    */
   async startLearning(a, b, { signal, ...fields }) {
     const form = new FormData();

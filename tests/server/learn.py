@@ -180,6 +180,28 @@ class Learning(unittest.TestCase):
         served = self.daemon.ask("POST", "/v1/matmul?model=same", SMALL["a"]).body
         self.assertEqual(served[-600 * 3 * 4:], product[-600 * 3 * 4:])
 
+    def test_fewer_prototypes_are_those_of_the_command_line(self):
+        errors = []
+        for count in (2, 4, 8, 16):
+            job = self.daemon.wait(self.daemon.learn(name="few", codebooks=2, prototypes=count, **SMALL), ["done"])
+            with tempfile.TemporaryDirectory() as folder:
+                for name in "ab":
+                    with open(f"{folder}/{name}.npy", "wb") as file:
+                        file.write(SMALL[name])
+                done = subprocess.run([os.path.join(BUILD, "halut"), "learn", "--a", f"{folder}/a.npy", "--b",
+                                       f"{folder}/b.npy", "--codebooks", "2", "--prototypes", str(count), "--heldout",
+                                       "0.1", "--output", f"{folder}/few.safetensors", "--json"],
+                                      capture_output=True, text=True, check=True)
+            errors.append(json.loads(done.stdout)["mse"])
+            self.assertAlmostEqual(job["result"]["mse"], errors[-1], places=7)
+        self.assertEqual(errors, sorted(errors, reverse=True))
+        rows = [list(A[i:i + 8]) for i in range(0, len(A), 8)]
+        columns = [list(B[i:i + 3]) for i in range(0, len(B), 3)]
+        for options, error in (({"prototypes": 4}, errors[1]), ({}, errors[3])):
+            body = json.dumps({"name": "few", "a": rows, "b": columns, "codebooks": 2, **options}).encode()
+            job = self.daemon.wait(self.daemon.ask("POST", "/v1/learn", body), ["done"])
+            self.assertAlmostEqual(job["result"]["mse"], error, places=7)
+
     def test_json_and_float64_learn_the_same(self):
         rows = [list(A[i:i + 8]) for i in range(0, len(A), 8)]
         columns = [list(B[i:i + 3]) for i in range(0, len(B), 3)]
@@ -218,6 +240,7 @@ class Learning(unittest.TestCase):
         for name in ("", ".x", "a/b", "x" * 64, "é"):
             refused(400, "name", learn(name=name, **SMALL))
         for field, values in {"codebooks": ("0", "1.5", "x", "", "0x2", "nan"), "ridge": ("-1", "inf", "1,5"),
+                              "prototypes": ("0", "1", "3", "12", "17", "2.5", "x", ""),
                               "heldout": ("0.6", "-0.1"), "seed": ("-1", "1e17", " 1"), "by": ("rows",)}.items():
             for value in values:
                 refused(400, field + ":", learn(name="x", **SMALL, **{field: value}))
@@ -235,6 +258,7 @@ class Learning(unittest.TestCase):
                             (b'{"name":"x","a":[1,2],"b":[[1],[2]]}', "a: must be an array of rows"),
                             (b'{"name":"x","a":"1","b":[[1],[2]]}', "a: must be"),
                             (b'{"name":"x","a":[[1,2]],"b":[[1],[2]],"codebooks":"2"}', "codebooks"),
+                            (b'{"name":"x","a":[[1,2]],"b":[[1],[2]],"prototypes":6}', "2, 4, 8 or 16, not 6"),
                             (b'{"name":7,"a":[[1,2]],"b":[[1],[2]]}', "name"), (b'{"name":"x",', "")):
             refused(400, words, self.daemon.ask("POST", "/v1/learn", body))
         refused(409, "a network is called", learn(name="resnet9-cifar10", **SMALL))

@@ -98,11 +98,12 @@ class AsyncClient:
             p.infer_request(model, inputs, outputs, version, id, parameters, binary)))
 
     async def start_learning(self, a: Any, b: Any, *, name: str, codebooks: Optional[int] = None,
+                             prototypes: Optional[int] = None,
                              ridge: Optional[float] = None, heldout: Optional[float] = None,
                              seed: Optional[int] = None, candidates: Optional[int] = None,
                              tree_rows: Optional[int] = None, by: Optional[str] = None) -> p.Job:
-        fields = {"name": name, "codebooks": codebooks, "ridge": ridge, "heldout": heldout, "seed": seed,
-                  "candidates": candidates, "tree_rows": tree_rows, "by": by}
+        fields = {"name": name, "codebooks": codebooks, "prototypes": prototypes, "ridge": ridge,
+                  "heldout": heldout, "seed": seed, "candidates": candidates, "tree_rows": tree_rows, "by": by}
         started = (await self._call(p.learn_request(a, b, fields))).json()
         return await self.job(started["id"])
 

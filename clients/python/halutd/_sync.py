@@ -79,13 +79,14 @@ class Client:
     # ---- Learning ----
 
     def start_learning(self, a: Any, b: Any, *, name: str, codebooks: Optional[int] = None,
+                       prototypes: Optional[int] = None,
                        ridge: Optional[float] = None, heldout: Optional[float] = None,
                        seed: Optional[int] = None, candidates: Optional[int] = None,
                        tree_rows: Optional[int] = None, by: Optional[str] = None) -> p.Job:
         """Queues the learning of a product from samples of a and from b. What is left out is the server's to
         choose. A broken connection is not tried again: the job may have been queued."""
-        fields = {"name": name, "codebooks": codebooks, "ridge": ridge, "heldout": heldout, "seed": seed,
-                  "candidates": candidates, "tree_rows": tree_rows, "by": by}
+        fields = {"name": name, "codebooks": codebooks, "prototypes": prototypes, "ridge": ridge,
+                  "heldout": heldout, "seed": seed, "candidates": candidates, "tree_rows": tree_rows, "by": by}
         return self.job(self._call(p.learn_request(a, b, fields)).json()["id"])
 
     def learn(self, a: Any, b: Any, *, name: str, progress: Optional[Callable[[p.Job], Any]] = None,

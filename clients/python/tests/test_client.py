@@ -343,6 +343,11 @@ class AgainstDaemon(unittest.TestCase):
         self.assertEqual(call(self.url, lambda c: c.cancel(job.id)), job)
         product = call(self.url, lambda c: c.matmul(a[:2], model="learned"))
         self.assertEqual((product.rows, product.columns), (2, 2))
+        few = call(self.url, lambda c: c.learn(a, b, name="few", codebooks=4, prototypes=2, heldout=0.2))
+        self.assertGreater(few.result["mse"], job.result["mse"])
+        with self.assertRaises(halutd.RequestError) as caught:
+            call(self.url, lambda c: c.learn(a, b, name="few", prototypes=3))
+        self.assertIn("prototypes: must be 2, 4, 8 or 16, not 3", caught.exception.message)
         with self.assertRaises(halutd.RequestError) as caught:
             call(self.url, lambda c: c.learn(a, b[:3], name="learned"))
         self.assertIn("b: has 3 rows", caught.exception.message)

@@ -101,7 +101,7 @@ static bool is_from_page(const struct halut_app *app, const struct halut_request
   return origin != NULL && !halut_cors_is_local(origin) && !halut_cors_allows(&app->cors, origin);
 }
 
-void halut_app_admit(void *self, struct halut_request *request, struct halut_reply *refusal) {
+bool halut_app_admit(void *self, struct halut_request *request) {
   struct halut_app *app = self;
   struct halut_verdict verdict;
   const struct halut_claim claim = {.authorization = halut_request_header(request, "Authorization"),
@@ -111,11 +111,12 @@ void halut_app_admit(void *self, struct halut_request *request, struct halut_rep
   halut_auth_check(app->keys, request->route->scope, &claim, &verdict);
   memcpy(request->key_name, verdict.name, sizeof request->key_name);
   if (verdict.status == 0)
-    return;
+    return true;
   app->metrics.rejected_auth++;
-  halut_reply_error(refusal, verdict.status, "%s", verdict.reason);
+  halut_request_fail(request, verdict.status, "%s", verdict.reason);
   if (verdict.status == 401)
-    halut_reply_header(refusal, "WWW-Authenticate", "Bearer realm=\"halutd\"");
+    halut_reply_header(&request->reply, "WWW-Authenticate", "Bearer realm=\"halutd\"");
+  return false;
 }
 
 void halut_app_ended(void *self, const struct halut_request *request, bool sent) {

@@ -67,7 +67,7 @@ extern const struct halut_route halut_routes[];
 extern const size_t halut_route_count;
 
 /* What a request may do, before its body is read (auth.h). */
-void halut_app_admit(void *self, struct halut_request *request, struct halut_reply *refusal);
+bool halut_app_admit(void *self, struct halut_request *request);
 
 /* After a request has ended: counts it and writes its line of the access log. */
 void halut_app_ended(void *self, const struct halut_request *request, bool sent);

@@ -211,8 +211,12 @@ char *halut_torchserve_error(unsigned status, const char *text, size_t *bytes_ou
     unsigned status;
     const char *type;
   } types[] = {{400, "BadRequestException"},
+               {401, "InvalidKeyException"},
+               {403, "InvalidKeyException"},
                {404, "ModelNotFoundException"},
+               {405, "MethodNotAllowedException"},
                {413, "RequestEntityTooLarge"},
+               {415, "BadRequestException"},
                {503, "ServiceUnavailableException"},
                {504, "InferenceTimeoutException"}};
   const char *type = "InternalServerException";

@@ -11,13 +11,12 @@
 /* A path's model, with its own forms for networks and for products; NULL: does not take them. */
 struct dialect {
   const struct halut_job_form *network, *product;
-  halut_error_fn *error;
 };
 
-static const struct dialect torchserve = {&halut_torchserve_form, NULL, halut_torchserve_error};
-static const struct dialect predict = {&halut_predict_form, &halut_predict_form, NULL};
-static const struct dialect examples = {&halut_examples_form, NULL, NULL};
-static const struct dialect labels = {&halut_labels_form, NULL, NULL};
+static const struct dialect torchserve = {&halut_torchserve_form, NULL};
+static const struct dialect predict = {&halut_predict_form, &halut_predict_form};
+static const struct dialect examples = {&halut_examples_form, NULL};
+static const struct dialect labels = {&halut_labels_form, NULL};
 
 /* `name` may be NULL: the only model of its kind, and networks come first. */
 static enum halut_kind kind_of(const struct halut_app *app, const char *name) {
@@ -70,7 +69,6 @@ static void dialect_handle(struct halut_app *app, struct halut_request *request,
                            const struct dialect *dialect) {
   char name[HALUT_NAME_MAX];
   uint32_t version = 0;
-  request->error = dialect->error;
   snprintf(name, sizeof name, "%.*s", (int)request->capture[0].bytes, request->capture[0].text);
   if (request->capture[0].bytes >= sizeof name)
     halut_request_error(request, 404, "no model has so long a name");
@@ -80,6 +78,10 @@ static void dialect_handle(struct halut_app *app, struct halut_request *request,
 
 void halut_handle_predictions(void *self, struct halut_request *request) {
   dialect_handle(self, request, &torchserve);
+}
+
+halut_error_fn *halut_dialect_wording(const struct halut_route *route) {
+  return route->handler == halut_handle_predictions ? halut_torchserve_error : NULL;
 }
 
 void halut_handle_predict(void *self, struct halut_request *request) {

@@ -16,4 +16,7 @@ extern const struct halut_job_form halut_labels_form;     /* [{"label": ..., "sc
 /* {"code", "type", "message"}, for struct halut_request. */
 char *halut_torchserve_error(unsigned status, const char *text, size_t *bytes_out);
 
+/* How the errors of a route are worded; NULL: like all others. */
+halut_error_fn *halut_dialect_wording(const struct halut_route *route);
+
 #endif

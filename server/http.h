@@ -96,7 +96,7 @@ struct halut_request {
   char trace[HALUT_TRACE_MAX];       /* traceparent, if it was well formed, else "" */
   char key_name[HALUT_KEY_NAME_MAX]; /* of the API key it came with, or "" */
   struct halut_reply reply;
-  halut_error_fn *error; /* set by a handler; NULL: {"error": text} */
+  halut_error_fn *error; /* of the path, also where it has no such method */
   void *context; /* the handler's; context_free is called when the request ends */
   void (*context_free)(void *context);
   struct { /* of http.c */
@@ -136,9 +136,11 @@ struct halut_http_options {
   struct halut_tls *tls;            /* held; NULL if no listener is secure */
   const struct halut_route *routes; /* borrowed; matched in order */
   size_t route_count;
-  /* The headers are complete, the route is known, no byte of the body is read: fills *refusal to
-   * refuse, else leaves it. */
-  void (*admit)(void *self, struct halut_request *request, struct halut_reply *refusal);
+  /* The headers are complete, the route is known, no byte of the body is read: false after
+   * halut_request_fail, to refuse. */
+  bool (*admit)(void *self, struct halut_request *request);
+  /* How the errors of a route are worded; NULL: {"error": text}. */
+  halut_error_fn *(*wording)(const struct halut_route *route);
   /* After a request has ended, for logs and counters; `sent` is false if the peer left before. */
   void (*ended)(void *self, const struct halut_request *request, bool sent);
   /* A connection was refused ("connections-per-address-max") or cut ("request-timeout-ms"). */
@@ -198,7 +200,7 @@ void halut_reply_header(struct halut_reply *reply, const char *name, const char 
 void halut_reply_error(struct halut_reply *reply, unsigned status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Makes request->reply an error, worded as above, for who is to answer later. Any thread while
- * parked. */
+ * parked, or `admit`. */
 void halut_request_fail(struct halut_request *request, unsigned status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

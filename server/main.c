@@ -10,6 +10,7 @@
 #include "../models/backends.h"
 #include "app.h"
 #include "clock.h"
+#include "dialects.h"
 #include "health.h"
 #include "systemd.h"
 #include "user.h"
@@ -185,6 +186,7 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
       .routes = halut_routes,
       .route_count = halut_route_count,
       .admit = halut_app_admit,
+      .wording = halut_dialect_wording,
       .ended = halut_app_ended,
       .dropped = halut_app_dropped,
       .drained = on_drained,

@@ -287,6 +287,7 @@ static void request_route(struct halut_request *request) {
     if (!pattern_match(options->routes[i].pattern, request))
       continue;
     methods |= options->routes[i].methods;
+    request->error = options->wording(&options->routes[i]);
     if ((options->routes[i].methods & request->method) == 0)
       continue;
     request->route = &options->routes[i];
@@ -314,12 +315,8 @@ static void request_route(struct halut_request *request) {
 
 static void request_admit(struct halut_request *request) {
   const struct halut_http_options *options = &request->http->options;
-  struct halut_reply refusal = {0};
-  options->admit(options->self, request, &refusal);
-  if (refusal.status == 0)
-    return;
-  request->reply = refusal;
-  request->private.state = REQUEST_REFUSED;
+  if (!options->admit(options->self, request))
+    request->private.state = REQUEST_REFUSED;
 }
 
 /* W3C Trace Context, version 00: "00-" 32 hex "-" 16 hex "-" 2 hex, small letters, no id all zero.

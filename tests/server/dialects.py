@@ -4,10 +4,12 @@
 """Every dialect gives the labels and the probabilities that /v1/classify gives for the same picture."""
 import base64
 import json
+import os
 import unittest
 
 from daemon import PIXELS, PRODUCT, Daemon, npy, png
 
+BODY_MAX = 200 << 10
 OTHER = PIXELS[::-1]
 ROWS = [[((i * 7) % 5) / 5 for i in range(8)], [((i * 3) % 7) / 7 for i in range(8)]]
 
@@ -74,8 +76,8 @@ class Dialects(unittest.TestCase):
             self.same(list(answer.items()), want[:5])
 
     def test_torchserve_errors(self):
-        def fails(status, kind, words, path, body, **keys):
-            answer = self.ask("POST", path, body, **keys)
+        def fails(status, kind, words, path, body, method="POST", **keys):
+            answer = self.ask(method, path, body, **keys)
             self.assertEqual(answer.status, status, answer.body)
             error = answer.json()
             self.assertEqual(sorted(error), ["code", "message", "type"])
@@ -92,6 +94,24 @@ class Dialects(unittest.TestCase):
         fails(400, "BadRequestException", "picture 1", "/predictions/resnet9-cifar10", body, headers=headers)
         body, headers = form(*[PIXELS] * 5)
         fails(413, "RequestEntityTooLarge", "rows-max", "/predictions/resnet9-cifar10", body, headers=headers)
+        for path in ("/predictions/resnet9-cifar10", "/predictions/resnet9-cifar10/1"):
+            fails(413, "RequestEntityTooLarge", "body-max", path, bytes(BODY_MAX + 1))
+            fails(415, "BadRequestException", "gzip", path, PIXELS, headers=[("Content-Encoding", "br")])
+            for method in ("GET", "DELETE", "PATCH"):
+                fails(405, "MethodNotAllowedException", method, path, b"", method=method)
+        keys = os.path.join(self.daemon.folder, "keys")
+        with open(keys, "w") as file:
+            file.write("metrics-key-01 metrics\n")
+        locked = Daemon("--keys-file", keys)
+        try:
+            for headers, status in (([], 401), ([("X-API-Key", "metrics-key-01")], 403)):
+                answer = locked.ask("POST", "/predictions/resnet9-cifar10", PIXELS, headers)
+                self.assertEqual((answer.status, answer.json()["code"], answer.json()["type"]),
+                                 (status, status, "InvalidKeyException"))
+                self.assertEqual("www-authenticate" in answer.headers, status == 401)
+                self.assertEqual(sorted(locked.ask("POST", "/v1/classify", PIXELS, headers).json()), ["error"])
+        finally:
+            self.assertEqual(locked.stop(), 0)
 
     def test_ping(self):
         self.assertEqual(self.good("GET", "/ping"), {"status": "Healthy"})

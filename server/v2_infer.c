@@ -42,6 +42,32 @@ static bool parameters_of(struct halut_job *job, const json_t *object, const cha
   return true;
 }
 
+/* What the protocol reserves, and this server has no use for: no model keeps a state between
+ * requests, and all wait in one queue. Clients send them to every server, so they are let pass if
+ * they are what they must be. */
+static bool reserved_check(struct halut_job *job, const json_t *parameters) {
+  struct halut_diag diag = {0};
+  int64_t number = 0;
+  bool flag = false;
+  const char *key;
+  json_t *value;
+  json_object_foreach((json_t *)(uintptr_t)parameters, key, value) {
+    if (strncmp(key, "triton_", 7) != 0)
+      continue;
+    halut_job_fail(job, HALUT_EINVALID, "parameters: \"%.40s\": triton_ is reserved", key);
+    return false;
+  }
+  value = json_object_get(parameters, "sequence_id");
+  if (value != NULL && !json_is_string(value) &&
+      halut_json_get_int(parameters, "sequence_id", false, 0, INT64_MAX, &number, &diag))
+    return fail_with(job, &diag, "parameters: ");
+  if (halut_json_get_int(parameters, "priority", false, 0, INT64_MAX, &number, &diag) ||
+      halut_json_get_bool(parameters, "sequence_start", false, &flag, &diag) ||
+      halut_json_get_bool(parameters, "sequence_end", false, &flag, &diag))
+    return fail_with(job, &diag, "parameters: ");
+  return true;
+}
+
 static bool request_parameters(struct halut_job *job, const json_t *root,
                                struct defaults *defaults) {
   struct halut_diag diag = {0};
@@ -52,6 +78,8 @@ static bool request_parameters(struct halut_job *job, const json_t *root,
     return false;
   if (parameters == NULL)
     return true;
+  if (!reserved_check(job, parameters))
+    return false;
   if (halut_json_get_bool(parameters, "binary_data_output", false, &defaults->binary, &diag) ||
       halut_json_get_text(parameters, "backend", false, &backend, &diag) ||
       halut_json_get_int(parameters, "top", false, 0, HALUT_TOP_MAX, &classes, &diag) ||

@@ -417,6 +417,9 @@ class Inferring(Case):
         x = tensor("image", self.sample(POOLS, 1))
         self.good(POOLS, x, parameters={"backend": "cpu", "unknown": 1.5, "sequence_id": "s", "priority": 0,
                                         "timeout": 60000000, "fit": "squash"})
+        self.good(POOLS, x, parameters={"sequence_id": 2**63 - 1, "sequence_start": True, "sequence_end": False})
+        extensions = self.get("/v2")["extensions"]
+        self.assertFalse({"sequence", "schedule_policy"} & set(extensions))  # so clients know that nothing comes of it
         self.good(POOLS, x, parameters=None)
         self.refused(504, "longer than its timeout", self.infer(POOLS, x, parameters={"timeout": 1}))
         for words, parameters in (("\"gpu\" is not open here", {"backend": "gpu"}),
@@ -424,6 +427,12 @@ class Inferring(Case):
                                   ("binary_data_output: must be", {"binary_data_output": "yes"}),
                                   ("top: must be", {"top": -1}), ("timeout: must be", {"timeout": "soon"}),
                                   ("fit: must be", {"fit": "stretch"}), ("must be an object", [1]),
+                                  ("\"triton_x\": triton_ is reserved", {"triton_x": 1}),
+                                  ("priority: must be", {"priority": -1}), ("priority: must be", {"priority": "high"}),
+                                  ("sequence_id: must be", {"sequence_id": -1}),
+                                  ("sequence_id: must be", {"sequence_id": True}),
+                                  ("sequence_start: must be", {"sequence_start": 1}),
+                                  ("sequence_end: must be", {"sequence_end": "no"}),
                                   ("\"x\" must be a string, a number or a boolean", {"x": [1]})):
             self.refused(400, words, self.infer(POOLS, x, parameters=parameters))
         path = f"/v2/models/{POOLS}/infer?backend="

@@ -90,6 +90,7 @@ static void job_count(struct halut_app *app, struct halut_job *job) {
   tally->rows += job->rows;
   if (job->batch_rows > 0)
     halut_tally_batch(tally, job->batch_rows);
+  halut_tally_run(tally, job->run_rows, job->batch_rows > 0, job->phase_ns);
   for (size_t p = 0; p < HALUT_JOB_OVERHEAD; p++) {
     known += job->phase_ns[p];
     halut_histogram_add(&tally->phase[p], job->phase_ns[p]);

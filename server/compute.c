@@ -88,6 +88,7 @@ static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) 
   for (uint32_t i = 0; i < count; i++) {
     struct halut_job *job = jobs[i];
     job->phase_ns[HALUT_JOB_COMPUTE] = end - start;
+    job->run_rows = total;
     job->batch_rows = i == 0 ? total : 0; /* the batch is counted once */
     if (error != HALUT_OK) {
       halut_job_fail(job, error, "computing failed: %s", halut_error_text(error));

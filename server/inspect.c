@@ -292,7 +292,7 @@ void halut_inspect_run(uint32_t worker, struct halut_job *job) {
   if (inspect->compare && error == HALUT_OK)
     error = compare_run(&rows, seat, job);
   job->phase_ns[HALUT_JOB_COMPUTE] = halut_clock_ns() - start;
-  job->batch_rows = job->rows;
+  job->run_rows = job->batch_rows = job->rows;
   if (error != HALUT_OK)
     halut_job_fail(job, error, "%s",
                    diag.text[0] != '\0' ? diag.text : halut_error_text(error));

@@ -59,6 +59,21 @@ void halut_tally_batch(struct halut_tally *tally, uint32_t rows) {
   tally->batch_rows += rows;
 }
 
+void halut_tally_run(struct halut_tally *tally, uint32_t rows, bool is_first,
+                     const uint64_t phase_ns[HALUT_JOB_PHASES]) {
+  uint32_t i = 0;
+  while (i < tally->run_count && tally->run[i].rows != rows)
+    i++;
+  if (i == HALUT_RUN_SIZES_MAX)
+    return;
+  if (i == tally->run_count)
+    tally->run[tally->run_count++].rows = rows;
+  tally->run[i].runs += is_first;
+  for (size_t p = 0; p < HALUT_JOB_PHASES; p++)
+    if (p != HALUT_JOB_COMPUTE || is_first)
+      tally->run[i].phase_ns[p] += phase_ns[p];
+}
+
 void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned status,
                            uint64_t ns) {
   size_t slot = 0;

@@ -18,6 +18,7 @@
 enum {
   HALUT_TIME_BUCKETS = 16, /* and one past the last */
   HALUT_BATCH_BUCKETS = 9, /* 1, 2, 4 ... 256, and one past the last */
+  HALUT_RUN_SIZES_MAX = 64, /* of a model, each counted by itself; the others are not */
   HALUT_STATUS_SLOTS = 26,
   HALUT_ROUTES_MAX = 96
 };
@@ -42,6 +43,13 @@ enum halut_job_phase {
       HALUT_JOB_PHASES
 };
 
+/* Runs of one size. */
+struct halut_run_size {
+  uint32_t rows;
+  uint64_t runs;
+  uint64_t phase_ns[HALUT_JOB_PHASES]; /* COMPUTE once a run; the others of all its jobs */
+};
+
 struct halut_tally {
   struct halut_tally *next;
   char model[64], backend[16];
@@ -53,6 +61,8 @@ struct halut_tally {
   struct halut_histogram phase[HALUT_JOB_PHASES];
   struct halut_histogram total;
   uint64_t batch[HALUT_BATCH_BUCKETS + 1], batch_rows;
+  struct halut_run_size run[HALUT_RUN_SIZES_MAX];
+  uint32_t run_count;
   struct halut_stats stats;
 };
 
@@ -83,6 +93,9 @@ void halut_histogram_add(struct halut_histogram *histogram, uint64_t ns);
 struct halut_tally *halut_metrics_tally(struct halut_metrics *metrics, const char *model,
                                         uint32_t version, const char *backend);
 void halut_tally_batch(struct halut_tally *tally, uint32_t rows);
+/* A job of a run of `rows`; one of its jobs is the first. */
+void halut_tally_run(struct halut_tally *tally, uint32_t rows, bool is_first,
+                     const uint64_t phase_ns[HALUT_JOB_PHASES]);
 
 /* `route` is an index of the routing table, or anything past it for none. */
 void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned status,

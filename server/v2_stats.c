@@ -10,11 +10,15 @@ struct sums {
   uint64_t phase_ns[HALUT_JOB_PHASES];
 };
 
+static bool is_of(const struct halut_tally *tally, const struct halut_model_info *info) {
+  return tally->version == info->version && strcmp(tally->model, info->name) == 0;
+}
+
 static struct sums sums_of(const struct halut_metrics *metrics,
                            const struct halut_model_info *info) {
   struct sums sums = {0};
   for (const struct halut_tally *t = metrics->tallies; t != NULL; t = t->next) {
-    if (t->version != info->version || strcmp(t->model, info->name) != 0)
+    if (!is_of(t, info))
       continue;
     sums.success += t->success;
     sums.success_ns += t->total.sum_ns;
@@ -34,6 +38,50 @@ static void pair_print(struct halut_json_out *out, const char *name, uint64_t co
                         strcmp(name, "success") == 0 ? "" : ",", name, count, ns);
 }
 
+/* Adds the runs of that many rows of a model, on this backend and on those after it; false if one
+ * before it had such runs, and so has printed them. */
+static bool runs_sum(const struct halut_metrics *metrics, const struct halut_tally *from,
+                     const struct halut_model_info *info, uint32_t rows,
+                     struct halut_run_size *sum) {
+  bool is_past = false;
+  for (const struct halut_tally *t = metrics->tallies; t != NULL; t = t->next) {
+    is_past |= t == from;
+    for (uint32_t i = 0; is_of(t, info) && i < t->run_count; i++) {
+      if (t->run[i].rows != rows)
+        continue;
+      if (!is_past)
+        return false;
+      sum->runs += t->run[i].runs;
+      for (size_t p = 0; p < HALUT_JOB_PHASES; p++)
+        sum->phase_ns[p] += t->run[i].phase_ns[p];
+    }
+  }
+  return true;
+}
+
+static void runs_print(const struct halut_metrics *metrics, const struct halut_model_info *info,
+                       struct halut_json_out *out) {
+  static const struct {
+    const char *name;
+    enum halut_job_phase phase;
+  } parts[] = {{"compute_input", HALUT_JOB_DECODE},
+               {"compute_infer", HALUT_JOB_COMPUTE},
+               {"compute_output", HALUT_JOB_REPLY}};
+  const char *comma = "";
+  for (const struct halut_tally *t = metrics->tallies; t != NULL; t = t->next)
+    for (uint32_t i = 0; is_of(t, info) && i < t->run_count; i++) {
+      struct halut_run_size sum = {0};
+      if (!runs_sum(metrics, t, info, t->run[i].rows, &sum))
+        continue;
+      halut_json_out_format(out, "%s{\"batch_size\":%u", comma, t->run[i].rows);
+      for (size_t p = 0; p < sizeof parts / sizeof parts[0]; p++)
+        halut_json_out_format(out, ",\"%s\":{\"count\":%" PRIu64 ",\"ns\":%" PRIu64 "}",
+                              parts[p].name, sum.runs, sum.phase_ns[parts[p].phase]);
+      halut_json_out_format(out, "}");
+      comma = ",";
+    }
+}
+
 static void stats_print(const struct halut_app *app, const struct halut_entry *entry,
                         struct halut_json_out *out) {
   const struct halut_model_info *info = entry->info;
@@ -51,9 +99,10 @@ static void stats_print(const struct halut_app *app, const struct halut_entry *e
   pair_print(out, "compute_output", sums.success, sums.phase_ns[HALUT_JOB_REPLY]);
   pair_print(out, "cache_hit", 0, 0); /* there is no cache */
   pair_print(out, "cache_miss", 0, 0);
+  halut_json_out_format(out, "},\"response_stats\":{},\"batch_stats\":[");
+  runs_print(&app->metrics, info, out);
   halut_json_out_format(out,
-                        "},\"response_stats\":{},\"batch_stats\":[],\"memory_usage\":[{"
-                        "\"type\":\"CPU\",\"id\":0,\"byte_size\":%zu}]}",
+                        "],\"memory_usage\":[{\"type\":\"CPU\",\"id\":0,\"byte_size\":%zu}]}",
                         info->file_bytes);
 }
 

@@ -237,6 +237,22 @@ class Describing(Case):
             self.assertEqual(pair[1]["count"] - pair[0]["count"], more, name)
             self.assertEqual(pair[1]["ns"] > pair[0]["ns"], more > 0, name)
         self.assertGreater(after["memory_usage"][0]["byte_size"], 1000)
+        runs = [{entry["batch_size"]: entry for entry in s["batch_stats"]} for s in (before, after)]
+        self.assertEqual(len(runs[1]), len(after["batch_stats"]))
+        for name in ("compute_input", "compute_infer", "compute_output"):
+            for size in (1, 3):
+                new, old = runs[1][size][name], runs[0].get(size, {}).get(name, {"count": 0, "ns": 0})
+                self.assertEqual(new["count"] - old["count"], 1, (name, size))
+                self.assertGreater(new["ns"], old["ns"])
+            self.assertEqual(sum(run[name]["ns"] for run in runs[1].values()), after["inference_stats"][name]["ns"])
+        self.assertEqual(sum(run["compute_infer"]["count"] for run in runs[1].values()), after["execution_count"])
+        self.assertEqual(sum(size * run["compute_infer"]["count"] for size, run in runs[1].items()),
+                         after["inference_count"])
+        for count in range(1, 67):  # HALUT_RUN_SIZES_MAX are told apart
+            self.good(POOLS, tensor("image", self.sample(POOLS, count)))
+        last = stats()
+        self.assertEqual({s["batch_size"] for s in last["batch_stats"]}, set(range(1, 65)))
+        self.assertEqual(last["execution_count"] - after["execution_count"], 66)
 
 
 class Inferring(Case):
@@ -764,6 +780,8 @@ class Backends(Case):
                 found.append(outputs_of(answer))
             for output in found[0]:
                 self.assertEqual(found[0][output].tobytes(), found[1][output].tobytes())
+            sizes = daemon.ask("GET", f"/v2/models/{model}/stats").json()["model_stats"][0]["batch_stats"]
+            self.assertEqual([(s["batch_size"], s["compute_infer"]["count"]) for s in sizes], [(3, 2)])  # of both
         self.assertEqual(daemon.stop(), 0)
 
 

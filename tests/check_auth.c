@@ -80,7 +80,10 @@ START_TEST(refuses_what_is_no_key) {
   for (size_t i = 0; i < sizeof claims / sizeof claims[0]; i++)
     ck_assert_uint_eq(ask(keys, HALUT_INFER, &claims[i], "not known"), 401);
   static const struct halut_claim none[] = {
-      {.is_local = true}, {.authorization = "Basic reader-key-1"}, {.authorization = "Bearer"}};
+      {.is_local = true},
+      {.authorization = "Basic reader-key-1"},
+      {.authorization = "Bearerreader-key-1"},
+      {.authorization = "Bearer"}};
   for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
     ck_assert_uint_eq(ask(keys, HALUT_INFER, &none[i], "needs an API key"), 401);
   ck_assert_uint_eq(ask(keys, HALUT_OPEN, &none[0], ""), 0);

@@ -83,6 +83,8 @@ START_TEST(refuses_other_faults) {
                                     {"HTTP/1.1", "Host: x\nX: a\x01z\n", 400, "control"},
                                     {"HTTP/1.1", "Host: x\nX: a\x7fz\n", 400, "control"},
                                     {"HTTP/1.1", "Host: x\nExpect: foo\n", 417, "100-continue"},
+                                    {"HTTP/1.1", "Host: x\nExpect: 100-continued\n", 417, "met"},
+                                    {"HTTP/1.1", "Host: x\nExpect: 100-contin\n", 417, "met"},
                                     {"HTTP/2.0", "Host: x\n", 505, "HTTP/1.1"},
                                     {"HTTP/0.9", "", 505, "HTTP/1.1"}};
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

@@ -99,6 +99,17 @@ class Compressed(unittest.TestCase):
         answer = self.post(gzip.compress(b""), ("Content-Encoding", "gzip"), path="/v1/reload")
         self.assertEqual(answer.status, 415)  # it reads none
 
+    def test_settings_have_a_limit_of_their_own(self):
+        daemon = Daemon("--body-inflated-max", "8M", "--body-max", "4M")
+        try:
+            for body, headers in ((b"{}".ljust(INFLATED_MAX + 1), []),
+                                  (gzip.compress(b"{}".ljust(INFLATED_MAX + 1)), [("Content-Encoding", "gzip")])):
+                answer = daemon.ask("POST", "/v2/repository/index", body, headers)
+                self.assertEqual(answer.status, 413)
+                self.assertNotIn("-max", answer.error())  # no option moves it
+        finally:
+            self.assertEqual(daemon.stop(), 0)
+
     def test_other_codings_are_415(self):
         for coding in ("br", "zstd", "gzip, gzip", ""):
             answer = self.post(PIXELS, ("Content-Encoding", coding))

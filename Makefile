@@ -13,7 +13,7 @@ HALUT_CFLAGS = -std=c17 $(WARN) -D_GNU_SOURCE -ffp-contract=off -fno-math-errno 
 PACKAGES = gcc g++ make libc6-dev libmicrohttpd-dev libuv1-dev libjansson-dev liblapacke-dev \
   libopenblas-dev nettle-dev libgnutls28-dev libspng-dev libjpeg62-turbo-dev zlib1g-dev verilator
 PACKAGES_TEST = check libsubunit-dev curl jq git iproute2 openssl shellcheck mandoc python3-numpy python3-pil nodejs \
-  gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+  python3-venv python3-setuptools python3-wheel mypy gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 # For models/train and its tests: 1.3 GB unpacked.
 PACKAGES_TRAIN = python3-torch python3-matplotlib
 # For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.

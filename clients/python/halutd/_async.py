@@ -8,6 +8,7 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 from . import _protocol as p
+from ._waiting import Attempts, JobWatch
 
 _Connection = Tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -109,19 +110,11 @@ class AsyncClient:
 
     async def learn(self, a: Any, b: Any, *, name: str, progress: Optional[Callable[[p.Job], Any]] = None,
                     wait: Optional[float] = None, **options: Any) -> p.Job:
-        job, began = await self.start_learning(a, b, name=name, **options), time.monotonic()
-        while True:
-            if progress is not None:
-                progress(job)
-            waited = time.monotonic() - began
-            if job.state == "done":
-                return job
-            if job.ended:
-                raise p.LearningFailed(job)
-            if wait is not None and waited >= wait:
-                raise p.TimedOut(f"job {job.id} has not ended within {wait:g} s")
-            await asyncio.sleep(p.poll_delay(waited))
+        watch, job = JobWatch(progress, wait), await self.start_learning(a, b, name=name, **options)
+        while (pause := watch.pause_after(job)) is not None:
+            await asyncio.sleep(pause)
             job = await self.job(job.id)
+        return job
 
     async def job(self, id: str) -> p.Job:
         return p.job_result((await self._call(p.Request("GET", p.job_path(id)))).json())
@@ -150,29 +143,20 @@ class AsyncClient:
         return (await self._call(p.Request("GET", "/v1/models"))).json()
 
     async def metadata(self, model: Optional[str] = None) -> Dict[str, Any]:
-        path = "/v2" if model is None else f"/v2/models/{p.quote(model, safe='')}"
-        result: Dict[str, Any] = (await self._call(p.Request("GET", path))).json()
+        result: Dict[str, Any] = (await self._call(p.metadata_request(model))).json()
         return result
 
     async def metrics(self) -> str:
         return (await self._call(p.Request("GET", "/metrics"))).body.decode()
 
     async def _call(self, request: p.Request) -> p.Reply:
-        end = time.monotonic() + self._timeout
-        for attempt in range(1, self._retry.attempts + 1):
+        attempts = Attempts(self._retry, self._timeout)
+        while True:
             try:
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise p.TimedOut(f"no answer within {self._timeout:g} s")
-                return p.check(await self._once(request, left))
+                return p.check(await self._once(request, attempts.seconds_left()))
             except p.Error as error:
-                retry_after = getattr(error, "retry_after", None)
-                delay = self._retry.delay(attempt, retry_after)
-                last = attempt == self._retry.attempts
-                if last or not p.is_retryable(error, request) or time.monotonic() + delay >= end:
-                    raise
-            await asyncio.sleep(delay)
-        raise AssertionError("a retry has at least one attempt")
+                pause = attempts.pause_after(error, request)
+            await asyncio.sleep(pause)
 
     async def _once(self, request: p.Request, timeout: float) -> p.Reply:
         try:

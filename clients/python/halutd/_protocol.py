@@ -382,6 +382,10 @@ def learn_request(a: Any, b: Any, fields: Mapping[str, Any]) -> Request:
                    repeatable=False)
 
 
+def metadata_request(model: Optional[str]) -> Request:
+    return Request("GET", "/v2" if model is None else f"/v2/models/{quote(model, safe='')}")
+
+
 def job_path(id: str) -> str:
     return f"/v1/jobs/{quote(id, safe='')}"
 
@@ -389,11 +393,6 @@ def job_path(id: str) -> str:
 def job_result(raw: Mapping[str, Json]) -> Job:
     return Job(str(raw["id"]), str(raw["name"]), str(raw["state"]), str(raw["stage"]), float(raw["progress"]),
                float(raw["seconds"]), raw.get("error"), raw.get("result"))
-
-
-def poll_delay(waited: float) -> float:
-    """Seconds until the next look at a job that was waited for so long."""
-    return min(1.0, max(0.05, waited / 10))
 
 
 # ---- The Open Inference Protocol ----

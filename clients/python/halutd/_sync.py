@@ -10,6 +10,7 @@ import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type
 
 from . import _protocol as p
+from ._waiting import Attempts, JobWatch
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -93,19 +94,11 @@ class Client:
               wait: Optional[float] = None, **options: Any) -> p.Job:
         """start_learning, then waits for the end, `wait` seconds or for ever, telling `progress` of every look.
         Raises LearningFailed, or TimedOut while the job goes on."""
-        job, began = self.start_learning(a, b, name=name, **options), time.monotonic()
-        while True:
-            if progress is not None:
-                progress(job)
-            waited = time.monotonic() - began
-            if job.state == "done":
-                return job
-            if job.ended:
-                raise p.LearningFailed(job)
-            if wait is not None and waited >= wait:
-                raise p.TimedOut(f"job {job.id} has not ended within {wait:g} s")
-            time.sleep(p.poll_delay(waited))
+        watch, job = JobWatch(progress, wait), self.start_learning(a, b, name=name, **options)
+        while (pause := watch.pause_after(job)) is not None:
+            time.sleep(pause)
             job = self.job(job.id)
+        return job
 
     def job(self, id: str) -> p.Job:
         return p.job_result(self._call(p.Request("GET", p.job_path(id))).json())
@@ -142,8 +135,7 @@ class Client:
 
     def metadata(self, model: Optional[str] = None) -> Dict[str, Any]:
         """The protocol's metadata of the server, or of a model."""
-        path = "/v2" if model is None else f"/v2/models/{p.quote(model, safe='')}"
-        result: Dict[str, Any] = self._call(p.Request("GET", path)).json()
+        result: Dict[str, Any] = self._call(p.metadata_request(model)).json()
         return result
 
     def metrics(self) -> str:
@@ -153,21 +145,13 @@ class Client:
     # ---- Sending ----
 
     def _call(self, request: p.Request) -> p.Reply:
-        end = time.monotonic() + self._timeout
-        for attempt in range(1, self._retry.attempts + 1):
+        attempts = Attempts(self._retry, self._timeout)
+        while True:
             try:
-                left = end - time.monotonic()
-                if left <= 0:
-                    raise p.TimedOut(f"no answer within {self._timeout:g} s")
-                return p.check(self._once(request, left))
+                return p.check(self._once(request, attempts.seconds_left()))
             except p.Error as error:
-                retry_after = getattr(error, "retry_after", None)
-                delay = self._retry.delay(attempt, retry_after)
-                last = attempt == self._retry.attempts
-                if last or not p.is_retryable(error, request) or time.monotonic() + delay >= end:
-                    raise
-            time.sleep(delay)
-        raise AssertionError("a retry has at least one attempt")
+                pause = attempts.pause_after(error, request)
+            time.sleep(pause)
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
         address = self._address
@@ -199,11 +183,13 @@ class Client:
     def _exchange(self, connection: http.client.HTTPConnection, request: p.Request,
                   timeout: float) -> p.Reply:
         connection.timeout = timeout
-        if connection.sock is None:
+        fresh = connection.sock is None
+        if fresh:
             connection.connect()
-            if self._address.scheme != "unix":
-                connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sock.settimeout(timeout)
+        sock: socket.socket = connection.sock
+        if fresh and self._address.scheme != "unix":
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(timeout)
         headers = {"Host": self._address.host_header, **self._headers, **request.headers}
         connection.request(request.method, self._address.prefix + request.path,
                            body=request.body if request.method != "GET" else None, headers=headers)

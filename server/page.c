@@ -31,7 +31,6 @@
   XX(explain_js, "/page/explain.js", "server/page/explain.js", SCRIPT)                             \
   XX(matrix_js, "/page/matrix.js", "server/page/matrix.js", SCRIPT)                                \
   XX(multiply_js, "/page/multiply.js", "server/page/multiply.js", SCRIPT)                          \
-  XX(learning_js, "/page/learning.js", "server/page/learning.js", SCRIPT)                          \
   XX(live_js, "/page/live.js", "server/page/live.js", SCRIPT)                                      \
   XX(client_js, "/page/halutd.js", "clients/js/halutd.js", SCRIPT)                                 \
   XX(icon, "/page/icon.svg", "server/page/icon.svg", "image/svg+xml")                              \

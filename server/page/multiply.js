@@ -1,6 +1,6 @@
 // multiply.js: the second tab: learn a product from two matrices, multiply by it, compare with the exact product.
+import { LearningError } from "/page/halutd.js";
 import { by, download, fillSelect, heatMap, make, say, show } from "./dom.js";
-import { learn as learnOn } from "./learning.js";
 import { csv, format, largest, minus, multiply as exactly, noise, parse, square, unflatten, waves } from "./matrix.js";
 import { client, modelOf, onModels, refresh } from "./server.js";
 
@@ -22,7 +22,7 @@ function showProduct() {
 
 // ---- Learning ----
 
-let stop = null; // cancels what is being learned, if anything is
+let stop = null; // aborts what is being learned, if anything is
 
 function showJob(state) {
   show(true, "learning");
@@ -57,24 +57,20 @@ async function learn() {
     by("learned").replaceChildren();
     const codebooks = Number(by("codebooks").value);
     const name = by("learn-name").value.trim();
-    const onStart = (cancelJob) => (stop = cancelJob);
-    await showEnd(await learnOn({ name, a, b, codebooks, onStart, onProgress: showJob }));
+    stop = new AbortController();
+    const { signal } = stop;
+    await showEnd(await client.learn(a, b, { name, codebooks, signal, progress: showJob }));
   } catch (error) {
+    if (error instanceof LearningError) return showEnd(error.job);
     show(false, "learning");
-    say("learned", error.message, "bad");
+    say("learned", error.message, stop?.signal.aborted ? "note" : "bad");
   } finally {
     stop = null;
     by("learn").disabled = false;
   }
 }
 
-async function cancel() {
-  try {
-    await stop?.();
-  } catch (error) {
-    say("learned", error.message, "bad");
-  }
-}
+const cancel = () => stop?.abort(new Error(`${by("learn-name").value.trim()}: cancelled`));
 
 // ---- Multiplying ----
 

@@ -256,6 +256,24 @@ test("learns a product, shows its progress, and compares it with the exact one",
   await shot("multiply");
 });
 
+test("cancels what is being learned", async () => {
+  await page.evaluate(() => {
+    const rows = (count, width) =>
+      Array.from({ length: count }, () => Array.from({ length: width }, () => Math.random().toFixed(2)).join(" "));
+    document.getElementById("matrix-a").value = rows(8000, 64).join("\n");
+    document.getElementById("matrix-b").value = rows(64, 64).join("\n");
+  });
+  await page.fill("#learn-name", "given-up");
+  await page.fill("#codebooks", "1");
+  await page.click("#learn");
+  await page.click("#cancel-learning");
+  await page.getByText("given-up: cancelled").waitFor();
+  const { jobs } = await (await fetch(`${daemon.url}/v1/jobs`)).json();
+  assert.deepEqual([jobs.at(-1).name, jobs.at(-1).state], ["given-up", "cancelled"]);
+  await page.fill("#codebooks", "8");
+  await page.click("#generate-pair");
+});
+
 test("says why nothing can be learned", async () => {
   await page.fill("#matrix-b", "1 2\n3 4");
   await page.click("#learn");

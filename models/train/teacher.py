@@ -9,13 +9,14 @@ import torch
 from .data import Batches, load
 from .fit import Recipe, descent, groups, train, triangle
 from .net import ResNet9
-from .run import machine_options, prepare
+from .run import machine_options, prepare, weights
 
 
 def main():
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--data", required=True)
     cli.add_argument("--out", required=True, help="checkpoint; an unfinished one is resumed")
+    cli.add_argument("--start", help="begin from the averaged weights of this checkpoint: one more cycle")
     cli.add_argument("--epochs", type=int, default=10)
     cli.add_argument("--batch", type=int, default=128)
     cli.add_argument("--rate", type=float, default=0.12)
@@ -29,8 +30,11 @@ def main():
     batches = Batches(*load(args.data, "train"), args.batch, cutout=args.cutout, seed=args.seed)
     recipe = Recipe(args.epochs, args.rate, triangle, descent, lambda model: groups(model, args.decay),
                     smoothing=args.smoothing, average=0.998, plain=True, seed=args.seed)
-    train(ResNet9().to(device, memory_format=torch.channels_last), batches, load(args.data, "validation"), args.out,
-          recipe, statistics=batches.again(250, seed=1))
+    model = ResNet9()
+    if args.start:
+        model.load_state_dict(weights(args.start))
+    train(model.to(device, memory_format=torch.channels_last), batches, load(args.data, "validation"), args.out, recipe,
+          statistics=batches.again(250, seed=1))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_
         float above = x[row * affine->columns + affine->split[i]] - affine->low[i];
         scaled = rintf(above * affine->inverse[i]);
       }
-      value[i * stride + row] = scaled > UINT8_MAX ? UINT8_MAX : scaled > 0 ? (uint8_t)scaled : 0;
+      scaled = scaled > UINT8_MAX ? UINT8_MAX : scaled > 0 ? scaled : 0; /* NaN is 0 */
+      value[i * stride + row] = (uint8_t)scaled;
     }
   }
 }

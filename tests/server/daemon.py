@@ -50,17 +50,14 @@ class Daemon:
     def send(self, raw):
         """Sends bytes, returns all answers until the peer closes or is silent."""
         with self.connect() as connection:
-            try:
-                connection.sendall(raw)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
+            deliver(connection, raw)
             return read_answer(connection)
 
     def ask(self, method, path, body=b"", headers=()):
         with self.connect() as connection:
             head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
             head += "".join(f"{name}: {value}\r\n" for name, value in headers)
-            connection.sendall(head.encode() + b"\r\n" + body)
+            deliver(connection, head.encode() + b"\r\n" + body)
             return read_answer(connection, method == "HEAD")
 
     def stop(self, number=signal.SIGTERM):
@@ -70,6 +67,14 @@ class Daemon:
         self.log.close()
         shutil.rmtree(self.folder)
         return code
+
+
+def deliver(connection, raw):
+    """Sends bytes to a peer that may answer and close before it has them all."""
+    try:
+        connection.sendall(raw)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
 
 
 class Answer:

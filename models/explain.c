@@ -125,7 +125,8 @@ int halut_explain_codes(const struct halut_node *node, const uint8_t *in, uint32
 /* Every step rounded to float; ties to even; a NaN gives 0. */
 static uint8_t quantise(const struct halut_model_info *info, const float *x, size_t read) {
   float value = rintf((x[info->split[read]] - info->low[read]) * info->inverse[read]);
-  return value >= 255 ? 255 : value >= 0 ? (uint8_t)value : 0;
+  value = value >= 255 ? 255 : value >= 0 ? value : 0;
+  return (uint8_t)value;
 }
 
 void halut_explain_product(const struct halut_model_info *info, const float *x, uint32_t rows,

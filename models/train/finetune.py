@@ -33,6 +33,7 @@ def arguments():
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two fits of the surrogate")
+    cli.add_argument("--mixed", type=float, default=0.0, help="share of the batches whose images are blended in pairs")
     cli.add_argument("--cutout", type=int, default=0)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--steps", type=int, default=0, help="stop after so many (for a trial)")
@@ -60,7 +61,8 @@ def main():
     model = halut_resnet9(starting_weights(cli, args))
     recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),
                     groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share),
-                    distil=args.distil, average=args.average, refresh=args.refresh, statistics=20, seed=args.seed)
+                    distil=args.distil, average=args.average, refresh=args.refresh, mixed=args.mixed, statistics=20,
+                    seed=args.seed)
     train(model.to(device), batches, load(args.data, "validation"), args.out, recipe, teacher.to(device),
           batches.again(250, seed=1), args.steps)
 

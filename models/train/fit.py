@@ -67,6 +67,7 @@ class Recipe:
     average: float = 0.995            # decay of the weight average, a step
     refresh: int = 50                 # steps between two fits of the surrogates
     statistics: int = 8               # batches that batch-norm statistics are measured on
+    mixed: float = 0.0                # share of the batches whose images are blended in pairs
     plain: bool = False               # log the accuracy of the weights that are not averaged, too
     seed: int = 0                     # of what the network itself draws: dropout
 
@@ -78,6 +79,14 @@ def distil(student, teacher, labels, weight, smoothing=0.1, temperature=2.0):
     soft = F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1),
                     reduction="batchmean", log_target=True) * temperature ** 2
     return weight * soft + (1 - weight) * hard
+
+
+def blend(x, y, share):
+    """For that share of the calls images blended in pairs: x, the labels of both, and how much of the first."""
+    if not share or torch.rand(()).item() >= share:
+        return x, y, y, 1.0
+    kept, other = torch.rand(()).item(), torch.randperm(len(x)).to(x.device)
+    return kept * x + (1 - kept) * x[other], y, y[other], kept
 
 
 class Trainer:
@@ -105,7 +114,7 @@ class Trainer:
 
     def advance(self, x, y):
         """One step; returns the loss."""
-        x, y = x.to(self.device), y.to(self.device)
+        x, first, second, kept = blend(x.to(self.device), y.to(self.device), self.recipe.mixed)
         self.model.train()
         now = self.recipe.rate * self.recipe.schedule(self.step, self.total)
         for part in self.optimiser.param_groups:
@@ -117,7 +126,9 @@ class Trainer:
         with mixed(self.device):
             out = self.model(x)
         weight = self.recipe.distil if target is not None else 0
-        loss = distil(out.float(), target, y, weight, self.recipe.smoothing)
+        loss = kept * distil(out.float(), target, first, weight, self.recipe.smoothing)
+        if kept < 1:
+            loss = loss + (1 - kept) * distil(out.float(), target, second, weight, self.recipe.smoothing)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

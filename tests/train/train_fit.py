@@ -90,7 +90,7 @@ class Resume(unittest.TestCase):
         self.assertEqual(list(rows[0]), ["epoch", "loss", "validation", "validation_average"])
 
     def test_of_looked_up_layers_and_a_teacher(self):
-        rows = self.compare(True, recipe(distil=0.9), network(False))
+        rows = self.compare(True, recipe(distil=0.9, mixed=0.5), network(False))
         self.assertEqual(list(rows[0]), ["epoch", "loss", "validation_average"])
 
     def test_takes_the_settings_of_its_own_recipe(self):
@@ -135,6 +135,19 @@ class Steps(unittest.TestCase):
         self.assertAlmostEqual(loop.triangle(100, 1000), 0.5)
         self.assertAlmostEqual(loop.triangle(600, 1000), 0.5)
         self.assertEqual(loop.triangle(1000, 1000), 0)
+
+    def test_blends_pairs_with_both_labels(self):
+        x, y = torch.arange(8.0).view(8, 1, 1, 1), torch.arange(8)
+        self.assertIs(loop.blend(x, y, 0)[0], x)
+        torch.manual_seed(3)
+        shares = set()
+        for _ in range(20):
+            mixed, first, second, kept = loop.blend(x, y, 0.5)
+            shares.add(kept)
+            self.assertTrue(torch.allclose(mixed.flatten(), kept * first + (1 - kept) * second))
+            self.assertEqual(sorted(second.tolist()), list(range(8)))
+        self.assertIn(1.0, shares)
+        self.assertGreater(len(shares), 5)
 
     def test_decay_matrices_and_tables_only(self):
         model = network(True)

@@ -26,7 +26,7 @@ async function script(steps, use, options = {}) {
   const server = http.createServer(async (request, response) => {
     const parts = [];
     for await (const part of request) parts.push(part);
-    requests.push({ url: request.url, headers: request.headers, body: Buffer.concat(parts) });
+    requests.push({ method: request.method, url: request.url, headers: request.headers, body: Buffer.concat(parts) });
     const step = steps.shift();
     if (step === "close") return request.socket.destroy();
     if (step === "stall") return;
@@ -200,6 +200,18 @@ test("does not start learning twice", async () => {
     await assert.rejects(learning, (e) => e instanceof LearningError && /no luck/.test(e.message));
     assert.deepEqual(seen, ["running", "failed"]);
     assert.match(requests[1].body.toString("latin1"), /name="seed"\r\n\r\n3\r\n/);
+  });
+});
+
+test("cancels a job that was given up before it was seen", () => {
+  const queued = { status: 202, body: { id: "j" } };
+  return script([queued, "stall", { status: 200, body: {} }], async (client, requests) => {
+    const controller = new AbortController();
+    const starting = client.startLearning([[1]], [[1]], { name: "n", signal: controller.signal });
+    while (requests.length < 2) await new Promise((resolve) => setTimeout(resolve, 5));
+    controller.abort(new Error("enough"));
+    await assert.rejects(starting, /enough/);
+    assert.deepEqual([requests[2].method, requests[2].url], ["DELETE", "/v1/jobs/j"]);
   });
 });
 

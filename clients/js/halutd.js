@@ -198,7 +198,13 @@ export class Client {
     form.append("a", new Blob([writeNpy(matrix(a))]));
     form.append("b", new Blob([writeNpy(matrix(b))]));
     const reply = await this.#call("POST", "/v1/learn", form, {}, signal, false);
-    return this.job((await reply.json()).id, { signal });
+    const { id } = await reply.json();
+    try {
+      return await this.job(id, { signal });
+    } catch (error) {
+      if (signal?.aborted) await this.cancel(id).catch(() => {}); // whoever gave up never learned its id
+      throw error;
+    }
   }
 
   /** startLearning, then waits for the end, calling `progress` with the job now and then; a signal cancels the job. */

@@ -147,7 +147,8 @@ install: all man ## install under PREFIX (and DESTDIR): programs, models, manual
 	  >$(DESTDIR)$(SYSCONFDIR)/halutd.conf
 
 container-test: deps-deploy ## build the container image for real and test the running container
-	HALUT_BUILD=$(abspath $(BUILD)) tests/deploy/container.sh
+	@mkdir -p $(BUILD)
+	tests/run.sh $(BUILD) container
 
 data: ## fetch CIFAR-10 in the official binary layout and verify it
 	deploy/cifar10.sh cifar-10-batches-bin

@@ -40,6 +40,14 @@ kustomize() {
     esac
   done
 }
+# What a person gets wrong: a name that is not there, a number as a word.
+refuses_mistakes() {
+  local wrong
+  for wrong in s/maxReplicas:/maxReplica:/ 's/minReplicas: 2/minReplicas: two/' s/readinessProbe:/readynessProbe:/; do
+    sed "$wrong" deploy/kubernetes/kserve.yaml >"$work/wrong.yaml"
+    ! node tests/deploy/objects.mjs "$HALUT_BUILD/deploy" "$work/wrong.yaml" || { echo "accepted: $wrong"; return 1; }
+  done
+}
 # Every metric that an alert or the dashboard reads is one that the daemon has.
 metrics() {
   local name missing=0
@@ -71,8 +79,12 @@ check yamllint "YAML" yamllint -d '{extends: relaxed, rules: {line-length: {max:
 check kubectl "the kustomization" kustomize
 if [ -d "$HALUT_BUILD/deploy/node_modules" ]; then
   try "the Kubernetes objects" node tests/deploy/objects.mjs "$HALUT_BUILD/deploy" deploy/kubernetes/*.yaml
+  try "an object with a mistake is refused" refuses_mistakes
+  try "the KServe runtime" node tests/deploy/kserve.mjs "$HALUT_BUILD" deploy/kubernetes/kserve.yaml
 else
-  skip "the Kubernetes objects: their types are not installed (make deps-deploy, with npm)"
+  for what in "the Kubernetes objects" "an object with a mistake" "the KServe runtime"; do
+    skip "$what: the modules are not installed (make deps-deploy, with npm)"
+  done
 fi
 check docker-compose "compose.yaml" docker-compose -f deploy/compose.yaml config -q
 check jq "the dashboard" jq -e '.panels | length > 5' deploy/grafana/dashboards/halutd.json

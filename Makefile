@@ -67,6 +67,10 @@ $(BUILD)/halutd: $(call object,server/main.c $(SERVER_SRC)) $(BUILD)/libhalut.a
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call object,$(SERVER_SRC)) $(BUILD)/libhalut.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -lcheck -lsubunit -lrt $(SERVER_LIBS)
 
+# The peers' libraries are installed by `bench`, so this is no part of `tests`.
+$(BUILD)/tests/bench/products: $(BUILD)/tests/bench/products.o $(BUILD)/libhalut.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -ldnnl -lopenblas $(MODEL_LIBS)
+
 $(BUILD)/tests/failmalloc.so: tests/failmalloc.c
 	@mkdir -p $(@D)
 	$(CC) $(HALUT_CFLAGS) -fPIC -shared -o $@ $<
@@ -122,7 +126,9 @@ soak: all ## ill-behaved clients for MINUTES (10): answers, memory and descripto
 lint: ## check the sources against the house rules
 	tests/tidy.sh
 
-bench: all ## measure against ONNX Runtime, interleaved on one core
+bench: all ## measure against ONNX Runtime, OpenBLAS and oneDNN, interleaved on one core
+	@deploy/packages.sh libdnnl-dev
+	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/products
 	tests/bench/run.sh $(BUILD)
 
 man: $(BUILD)/halutd.8 ## write the manual pages, the annotated configuration and the completion

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../core/cpu.h"
 #include "backends.h"
 
 enum { WORD_MAX = 48, OPTIONS_MAX = 256, HELP_COLUMN = 26, DRAW_NS = 100000000 };
@@ -80,6 +81,18 @@ bool halut_cli_session(const struct halut_command *command, const struct halut_m
     *exit_out = rc == HALUT_EINVALID ? HALUT_EXIT_USAGE : HALUT_EXIT_FAILURE;
   }
   return rc == 0;
+}
+
+const char *halut_cli_cpu_used(const char *backend, const char *cpu) {
+  uint32_t flags = halut_cpu_flags(), mask;
+  if (cpu && halut_cpu_ceiling(cpu, &mask, NULL) == 0)
+    flags &= mask;
+  for (const char *option = strchr(backend, ':'); option; option = strchr(option + 1, ',')) {
+    char name[16];
+    if (sscanf(option + 1, "cpu=%15[^,]", name) == 1 && halut_cpu_ceiling(name, &mask, NULL) == 0)
+      flags &= mask;
+  }
+  return halut_cpu_name(flags);
 }
 
 int halut_cli_finish(const struct halut_command *command) {

@@ -72,6 +72,9 @@ bool halut_cli_session(const struct halut_command *command, const struct halut_m
                        const char *backend, const char *cpu, uint32_t batch_max,
                        struct halut_session **out, int *exit_out);
 
+/* Name of the best instruction set that such a session uses; both must have been accepted. */
+const char *halut_cli_cpu_used(const char *backend, const char *cpu);
+
 /* Prints and releases `object`, which may be NULL for out of memory. Returns an exit code. */
 int halut_cli_json(const struct halut_command *command, json_t *object);
 /* Checks that everything printed on stdout arrived: the last call of a command that prints. */

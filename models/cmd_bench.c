@@ -8,7 +8,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "../core/cpu.h"
 #include "cli.h"
 #include "graph.h"
 
@@ -290,13 +289,6 @@ static uint32_t lines_make(const struct bench *bench, const struct totals *total
   return count;
 }
 
-static const char *cpu_used(const struct bench_args *args) {
-  uint32_t flags = halut_cpu_flags(), mask = flags;
-  if (args->cpu && halut_cpu_ceiling(args->cpu, &mask, NULL))
-    mask = flags;
-  return halut_cpu_name(flags & mask);
-}
-
 static int result_json(const struct bench *bench, const struct totals *totals,
                        const struct line *lines, uint32_t count) {
   json_t *layers = json_array();
@@ -313,9 +305,10 @@ static int result_json(const struct bench *bench, const struct totals *totals,
   json_t *object = json_pack(
       "{s:s, s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:o}", "model",
       bench->info->name, "item", network ? "image" : "row", "backend", bench->args.backend, "cpu",
-      cpu_used(&bench->args), "threads", (json_int_t)bench->args.threads, "batch",
-      (json_int_t)bench->args.batch, "seconds", totals->seconds, "images",
-      (json_int_t)totals->items, "images_per_second", items / totals->seconds,
+      halut_cli_cpu_used(bench->args.backend, bench->args.cpu), "threads",
+      (json_int_t)bench->args.threads, "batch", (json_int_t)bench->args.batch, "seconds",
+      totals->seconds, "images", (json_int_t)totals->items, "images_per_second",
+      items / totals->seconds,
       "cpu_seconds_per_image", totals->cpu_seconds / items, "lookups_per_image",
       (double)totals->stats.lookups / items, "clock_ghz", totals->clock_ghz,
       "device_cycles_per_image", (double)totals->stats.device_cycles / items, "layers", layers);
@@ -329,8 +322,8 @@ static int result_text(const struct bench *bench, const struct totals *totals,
   for (uint32_t i = 0; i < count; i++)
     sum += lines[i].microseconds;
   printf("%s on %s (%s), %llu threads, batches of %llu\n", bench->info->name, bench->args.backend,
-         cpu_used(&bench->args), (unsigned long long)bench->args.threads,
-         (unsigned long long)bench->args.batch);
+         halut_cli_cpu_used(bench->args.backend, bench->args.cpu),
+         (unsigned long long)bench->args.threads, (unsigned long long)bench->args.batch);
   printf("%.1f %ss/s; %.3f us of processor time each; %.0f lookups each\n", items / totals->seconds,
          item, totals->cpu_seconds / items * 1e6, (double)totals->stats.lookups / items);
   if (totals->stats.device_cycles > 0)

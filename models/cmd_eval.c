@@ -7,7 +7,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "../core/cpu.h"
 #include "cifar.h"
 #include "cli.h"
 #include "safetensors.h"
@@ -191,13 +190,6 @@ static void logits_score(const struct eval *eval, struct result *result) {
                    result->sha256);
 }
 
-static const char *cpu_used(const struct eval_args *args) {
-  uint32_t flags = halut_cpu_flags(), mask = flags;
-  if (args->cpu && halut_cpu_ceiling(args->cpu, &mask, NULL))
-    mask = flags;
-  return halut_cpu_name(flags & mask);
-}
-
 static double share(uint32_t part, uint32_t whole) {
   return whole ? (double)part / whole : 0;
 }
@@ -221,8 +213,9 @@ static int result_json(const struct eval *eval, const struct result *result) {
       json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:f, s:f, s:f, s:f, s:f, s:s, s:I, "
                 "s:I, s:o, s:o}",
                 "model", info->name, "version", (json_int_t)info->version, "sha256", info->sha256,
-                "backend", eval->args.backend, "cpu", cpu_used(&eval->args), "split",
-                eval->args.split, "threads", (json_int_t)eval->args.threads, "batch",
+                "backend", eval->args.backend, "cpu",
+                halut_cli_cpu_used(eval->args.backend, eval->args.cpu), "split", eval->args.split,
+                "threads", (json_int_t)eval->args.threads, "batch",
                 (json_int_t)eval->args.batch, "images", (int)eval->images, "top1",
                 share(result->top1, eval->images), "top5", share(result->top5, eval->images),
                 "seconds", result->seconds, "images_per_second", eval->images / result->seconds,
@@ -235,7 +228,8 @@ static int result_json(const struct eval *eval, const struct result *result) {
 static int result_text(const struct eval *eval, const struct result *result) {
   const struct halut_model_info *info = halut_model_info(eval->model);
   printf("%s version %u on %s (%s), %u images of split %s\n", info->name, info->version,
-         eval->args.backend, cpu_used(&eval->args), eval->images, eval->args.split);
+         eval->args.backend, halut_cli_cpu_used(eval->args.backend, eval->args.cpu), eval->images,
+         eval->args.split);
   printf("top-1 %.2f%%   top-5 %.2f%%   %.0f images/s (%llu threads, batches of %llu)\n",
          100 * share(result->top1, eval->images), 100 * share(result->top5, eval->images),
          eval->images / result->seconds, (unsigned long long)eval->args.threads,

@@ -140,6 +140,9 @@ class Models(unittest.TestCase):
         self.assertEqual(is_["images"] % 4, 0)
         product = self.json("bench", TOP / "models/golden/product-wide.safetensors", "--seconds", 0.02)
         self.assertEqual(product["lookups_per_image"], 2700)
+        for options in (["--backend", "cpu:threads=1,cpu=ref"], ["--cpu", "ref"],
+                        ["--backend", "cpu:cpu=ref", "--cpu", "ssse3"]):
+            self.assertEqual(self.json("bench", self.model, "--seconds", 0.01, *options)["cpu"], "ref")
 
     def test_show_tells_the_shapes(self):
         is_ = self.json("show", self.model)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# run.sh BUILD [OPTION...]: measure BUILD/halut against ONNX Runtime, interleaved on one core (compare.py).
+# run.sh BUILD [OPTION...]: measure BUILD's programs against their peers, interleaved on one core: raw products against
+# OpenBLAS and oneDNN (products.c), images against ONNX Runtime (compare.py).
 #
 # Installs what the peer needs: Node's onnxruntime-node into BUILD/bench (its install script, which
 # fetches GPU libraries, is not run), Debian's python3-onnx and Matplotlib. MODEL chooses the model.
@@ -18,6 +19,16 @@ command -v node >/dev/null || deploy/packages.sh nodejs npm
 deploy/packages.sh python3-onnx python3-matplotlib util-linux
 
 mkdir -p "$build/bench"
+# An OpenBLAS that is older than the processor takes it for one without AVX, and is several times slower than it can be.
+if [ -z "${OPENBLAS_CORETYPE:-}" ]; then
+  case " $(grep -m 1 '^flags' /proc/cpuinfo) " in
+    *" avx512bw "*) export OPENBLAS_CORETYPE=SkylakeX ;;
+    *" avx2 "*) export OPENBLAS_CORETYPE=Haswell ;;
+  esac
+fi
+core=$(/usr/bin/python3 -c 'import os; print(max(os.sched_getaffinity(0)))')
+OMP_NUM_THREADS=1 taskset -c "$core" "$build/tests/bench/products" --json "$build/bench/products.json"
+echo
 if [ ! -d "$build/bench/node_modules/onnxruntime-node" ]; then
   echo "installing $runtime into $build/bench"
   npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$build/bench" "$runtime"

@@ -75,7 +75,7 @@ $(BUILD)/tests/failmalloc.so: tests/failmalloc.c
 	@mkdir -p $(@D)
 	$(CC) $(HALUT_CFLAGS) -fPIC -shared -o $@ $<
 
-tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(BUILD)/tests/failmalloc.so
+tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(TEST_PROGRAMS) $(BUILD)/tests/failmalloc.so
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(filter-out %.d,$(MAKEFILE_LIST)) | expand -t 18

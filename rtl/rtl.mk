@@ -58,6 +58,11 @@ RTL_OBJ := $(BUILD)/rtl/unit.o $(RTL_RUNTIME)
 RTL_LIBS = -lstdc++ -lz
 $(BUILD)/rtl/backend_rtl.o: HALUT_CFLAGS += -DHALUT_RTL_SIM
 $(BUILD)/tests/check_rtl: $(RTL_TEST_MODELS:%=$(BUILD)/rtl/%.o)
+# The daemon with a device that can fall silent in place of `unit`: the first definition is the one that is linked.
+TEST_PROGRAMS += $(BUILD)/tests/rtl/halutd_silent
+$(BUILD)/tests/rtl/halutd_silent: $(patsubst %.c,$(BUILD)/%.o,tests/rtl/silent.c server/main.c $(SERVER_SRC)) \
+  $(BUILD)/rtl/tiled.o $(BUILD)/libhalut.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(SERVER_LIBS)
 else
 $(info Verilator is not installed: building without the rtl backend (`make deps` installs it))
 TEST_SRC := $(filter-out tests/check_rtl.c,$(TEST_SRC))

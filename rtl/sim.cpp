@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
 
 #include "regs.h"
@@ -22,6 +23,10 @@
 #define HALUT_TEXT(a) HALUT_TEXT2(a)
 #include HALUT_SIM_HEADER
 using Model = HALUT_JOIN(V, HALUT_SIM);
+
+// A context notes itself as the newest in a global of Verilator's, which nothing here reads; two
+// threads may not write it at once. One for all models: every object has this same variable.
+inline std::mutex halut_sim_opening;
 
 namespace {
 
@@ -190,7 +195,11 @@ int sim_open(struct halut_sim **out, struct halut_bus *bus_out, struct halut_dia
   }
 #endif
   try {
-    std::unique_ptr<Sim> s(new Sim);
+    std::unique_ptr<Sim> s;
+    {
+      const std::lock_guard<std::mutex> one_at_a_time(halut_sim_opening);
+      s.reset(new Sim);
+    }
     s->context.traceEverOn(true);
     s->top.clk_i = 0;
     s->top.rst_ni = 0;

@@ -91,7 +91,7 @@ static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) 
     job->run_rows = total;
     job->batch_rows = i == 0 ? total : 0; /* the batch is counted once */
     if (error != HALUT_OK) {
-      halut_job_fail(job, error, "computing failed: %s", halut_error_text(error));
+      halut_job_fail(job, error, "computing failed: %s", halut_job_reason(error));
       continue;
     }
     job->stats = (struct halut_stats){

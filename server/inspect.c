@@ -293,7 +293,8 @@ void halut_inspect_run(uint32_t worker, struct halut_job *job) {
     error = compare_run(&rows, seat, job);
   job->phase_ns[HALUT_JOB_COMPUTE] = halut_clock_ns() - start;
   job->run_rows = job->batch_rows = job->rows;
-  if (error != HALUT_OK)
-    halut_job_fail(job, error, "%s",
-                   diag.text[0] != '\0' ? diag.text : halut_error_text(error));
+  if (error != HALUT_OK && diag.text[0] != '\0')
+    halut_job_fail(job, error, "%s", diag.text);
+  else if (error != HALUT_OK)
+    halut_job_fail(job, error, "computing failed: %s", halut_job_reason(error));
 }

@@ -85,6 +85,8 @@ void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count);
 void halut_job_fail(struct halut_job *job, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 unsigned halut_job_status(int error);
+/* Why a session could not compute, in words. */
+const char *halut_job_reason(int error);
 /* Any thread: counts the job among those of the entry, and of no other; false if that has
  * model-queue-max. */
 bool halut_job_count(struct halut_job *job, struct halut_entry *entry);

@@ -25,12 +25,12 @@ PIXELS = bytes(range(256)) * 12  # 3072 bytes
 
 
 class Daemon:
-    def __init__(self, *options, models=(NETWORK, PRODUCT)):
+    def __init__(self, *options, models=(NETWORK, PRODUCT), program=os.path.join(BUILD, "halutd")):
         self.folder = tempfile.mkdtemp()
         for path in models:
             shutil.copy(path, self.folder)
         self.log = open(os.path.join(self.folder, "log"), "w+")
-        command = [os.path.join(BUILD, "halutd"), "--listen", "127.0.0.1:0", "--models", self.folder, *options]
+        command = [program, "--listen", "127.0.0.1:0", "--models", self.folder, *options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
         if "listening on http://127.0.0.1:" not in line:
@@ -53,8 +53,8 @@ class Daemon:
             deliver(connection, raw)
             return read_answer(connection)
 
-    def ask(self, method, path, body=b"", headers=()):
-        with self.connect() as connection:
+    def ask(self, method, path, body=b"", headers=(), timeout=20):
+        with self.connect(timeout) as connection:
             head = f"{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n"
             head += "".join(f"{name}: {value}\r\n" for name, value in headers)
             deliver(connection, head.encode() + b"\r\n" + body)

@@ -42,8 +42,8 @@ SERVER_LIBS = -lmicrohttpd -lgnutls -luv $(PICTURE_LIBS) $(MODEL_LIBS)
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
 
 .DEFAULT_GOAL := all
-.PHONY: fuzz soak all tests help deps deps-test deps-train deps-deploy run check test bench asan ubsan tsan lint \
-  man install container-test data clean
+.PHONY: fuzz soak all tests help deps deps-test deps-train deps-deploy run check test bench bench-replicas asan ubsan \
+  tsan lint man install container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
 # Elsewhere these files are empty; NEON needs no flag on the processor that has it.
@@ -130,6 +130,8 @@ bench: all ## measure against ONNX Runtime, OpenBLAS and oneDNN, interleaved on 
 	@deploy/packages.sh libdnnl-dev
 	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/products
 	tests/bench/run.sh $(BUILD)
+bench-replicas: all ## requests a second through HAProxy against the number of daemons behind it
+	HALUT_BUILD=$(abspath $(BUILD)) tests/bench/replicas.sh
 
 man: $(BUILD)/halutd.8 ## write the manual pages, the annotated configuration and the completion
 $(BUILD)/halutd.8: all deploy/manual.sh

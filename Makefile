@@ -43,7 +43,7 @@ export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_bat
 
 .DEFAULT_GOAL := all
 .PHONY: fuzz soak all tests help deps deps-test deps-train deps-deploy run check test bench bench-replicas asan ubsan \
-  tsan lint man install container-test data clean
+  tsan lint man docs install container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
 # Elsewhere these files are empty; NEON needs no flag on the processor that has it.
@@ -136,6 +136,11 @@ bench-replicas: all ## requests a second through HAProxy against the number of d
 man: $(BUILD)/halutd.8 ## write the manual pages, the annotated configuration and the completion
 $(BUILD)/halutd.8: all deploy/manual.sh
 	deploy/manual.sh $(BUILD)
+
+docs: $(BUILD)/docs/api.html ## write the API reference
+$(BUILD)/docs/api.html: server/openapi.json deploy/apidoc.py
+	@mkdir -p $(@D)
+	/usr/bin/python3 deploy/apidoc.py $< >$@.part && mv $@.part $@
 
 install: all man ## install under PREFIX (and DESTDIR): programs, models, manuals, systemd units
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin

@@ -26,6 +26,14 @@ def operations(document):
     return {(path, method): item for path, methods in document["paths"].items() for method, item in methods.items()}
 
 
+def found(document, item):
+    """The item, or what its $ref names."""
+    if "$ref" not in item:
+        return item
+    kind, name = item["$ref"].split("/")[2:]
+    return document["components"][kind][name]
+
+
 def blank(path):
     return re.sub(r"\{[a-z]+\}", "{}", path)
 
@@ -101,13 +109,24 @@ class OpenApi(unittest.TestCase):
         self.assertEqual(len(names), len(set(names)))
         tags = {tag["name"] for tag in self.document["tags"]}
         for (path, _), item in self.operations.items():
-            inside = {p["name"] for p in item.get("parameters", ()) if p["in"] == "path"}
+            parameters = [found(self.document, p) for p in item.get("parameters", ())]
+            inside = {p["name"] for p in parameters if p["in"] == "path"}
             self.assertEqual(inside, set(re.findall(r"\{([a-z]+)\}", path)), path)
             self.assertTrue(item["summary"] and set(item["tags"]) <= tags, path)
             self.assertIn("default", item["responses"], path)
         used = set(references(self.document))
-        kept = {"#/components/schemas/" + name for name in self.document["components"]["schemas"]}
+        kept = {f"#/components/{kind}/{name}" for kind, items in self.document["components"].items()
+                for name in items if kind != "securitySchemes"}
         self.assertEqual(used, kept)
+
+    def test_query_parameters(self):
+        """Of the operations that refuse unknown ones, as their handlers list them."""
+        for path in ("/v1/classify", "/v1/matmul", "/v1/explain"):
+            with open(os.path.join(TOP, "server", "inference.c")) as file:
+                handler = re.search(rf"^void halut_handle_{path[4:]}\(.*?^}}", file.read(), re.M | re.S).group()
+            known = re.findall(r'"([a-z]+)"', handler.split("NULL", 1)[0])
+            described = [found(self.document, p) for p in self.operations[path, "post"]["parameters"]]
+            self.assertEqual(sorted(known), sorted(p["name"] for p in described if p["in"] == "query"), path)
 
     def test_version(self):
         self.assertEqual(self.document["info"]["version"], self.daemon.ask("GET", "/v2").json()["version"])
@@ -118,7 +137,7 @@ class OpenApi(unittest.TestCase):
         item = self.operations[described, method.lower()]
         good = next(code for code in item["responses"] if code != "default")
         self.assertEqual(answer.status, int(status or good), answer.body[:300])
-        reply = item["responses"]["default" if status else good]
+        reply = found(self.document, item["responses"]["default" if status else good])
         schema = reply["content"]["application/json"]["schema"]
         self.assertEqual(Schema(self.document).problems(schema, answer.json()), [], path)
         return answer.json()

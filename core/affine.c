@@ -15,69 +15,74 @@ static int column_compare(const void *left, const void *right) {
 /* column << 32 | read, ascending. NULL without memory. */
 static uint64_t *reads_sort(uint32_t reads, const uint32_t *split) {
   uint64_t *key = calloc(reads, sizeof *key);
-  if (!key) return NULL;
-  for (uint32_t i = 0; i < reads; i++) key[i] = (uint64_t)split[i] << 32 | i;
+  if (!key)
+    return NULL;
+  for (uint32_t i = 0; i < reads; i++)
+    key[i] = (uint64_t)split[i] << 32 | i;
   qsort(key, reads, sizeof *key, column_compare);
   return key;
 }
 
-/* There are at least HALUT_TAKE_WIDTH columns; the last step stays within the row. */
-static void takes_make(const uint64_t *key, uint32_t reads, uint32_t columns,
-                       struct halut_take *take, uint32_t *take_start) {
-  uint32_t takes = 0, last = columns - HALUT_TAKE_WIDTH;
+/* Fills `take` and `start` for groups of `width` entries. A row of fewer columns has no steps; else
+ * the last step stays within the row. */
+static struct halut_takes takes_make(const uint64_t *key, uint32_t reads, uint32_t columns,
+                                     uint32_t width, struct halut_take *take, uint32_t *start) {
+  const uint32_t groups = (reads + width - 1) / width;
+  if (columns < width)
+    return (struct halut_takes){.groups = groups};
+  uint32_t takes = 0, last = columns - width;
   for (uint32_t at = 0; at < reads;) {
-    if (at % HALUT_TAKE_WIDTH == 0) take_start[at / HALUT_TAKE_WIDTH] = takes;
+    if (at % width == 0)
+      start[at / width] = takes;
     uint32_t column = (uint32_t)(key[at] >> 32);
     struct halut_take *made = &take[takes++];
     *made = (struct halut_take){.column = column < last ? column : last};
     do {
       uint32_t lane = (uint32_t)(key[at] >> 32) - made->column;
-      if (lane >= HALUT_TAKE_WIDTH) break;
-      made->lane[at % HALUT_TAKE_WIDTH] = (int32_t)lane;
-      made->keep[at % HALUT_TAKE_WIDTH] = -1;
+      if (lane >= width)
+        break;
+      made->lane[at % width] = (int32_t)lane;
+      made->keep[at % width] = -1;
       at++;
-    } while (at < reads && at % HALUT_TAKE_WIDTH != 0);
+    } while (at < reads && at % width != 0);
   }
-  take_start[(reads + HALUT_TAKE_WIDTH - 1) / HALUT_TAKE_WIDTH] = takes;
+  start[groups] = takes;
+  return (struct halut_takes){groups, start, take};
 }
 
 int halut_affine_open(uint32_t columns, uint32_t reads, const uint32_t *split, const float *low,
-                      const float *inverse, struct halut_affine *affine,
-                      struct halut_diag *diag) {
-  const uint32_t groups = (reads + HALUT_TAKE_WIDTH - 1) / HALUT_TAKE_WIDTH;
-  const size_t padded = (size_t)groups * HALUT_TAKE_WIDTH;
+                      const float *inverse, struct halut_affine *affine, struct halut_diag *diag) {
+  const size_t padded = (reads + (size_t)HALUT_TAKE_WIDE - 1) / HALUT_TAKE_WIDE * HALUT_TAKE_WIDE;
+  const size_t starts = padded / HALUT_TAKE_NARROW + 1;
   *affine = (struct halut_affine){0};
   uint64_t *key = reads_sort(reads, split);
   struct halut_take *take =
-      halut_alloc(reads * sizeof *take + padded * (2 * sizeof(float) + sizeof(uint32_t)) +
-                  ((size_t)groups + 1) * sizeof(uint32_t));
+      halut_alloc(2 * reads * sizeof *take + padded * (2 * sizeof(float) + sizeof(uint32_t)) +
+                  2 * starts * sizeof(uint32_t));
   if (!key || !take) {
     free(key);
     free(take);
     return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u columns that are read", reads);
   }
-  float *sorted = (float *)(void *)(take + reads);
-  uint32_t *order = (uint32_t *)(void *)(sorted + 2 * padded), *take_start = order + padded;
+  float *sorted = (float *)(void *)(take + 2 * (size_t)reads);
+  uint32_t *order = (uint32_t *)(void *)(sorted + 2 * padded), *start = order + padded;
   for (uint32_t i = 0; i < reads; i++) {
     order[i] = (uint32_t)key[i];
     sorted[i] = low[order[i]];
     sorted[padded + i] = inverse[order[i]];
   }
-  *affine = (struct halut_affine){.columns = columns,
-                                  .reads = reads,
-                                  .split = split,
-                                  .low = low,
-                                  .inverse = inverse,
-                                  .groups = groups,
-                                  .order = order,
-                                  .sorted_low = sorted,
-                                  .sorted_inverse = sorted + padded,
-                                  .take = take,
-                                  .memory = take};
-  if (columns >= HALUT_TAKE_WIDTH) {
-    takes_make(key, reads, columns, take, take_start);
-    affine->take_start = take_start;
-  }
+  *affine = (struct halut_affine){
+      .columns = columns,
+      .reads = reads,
+      .split = split,
+      .low = low,
+      .inverse = inverse,
+      .order = order,
+      .sorted_low = sorted,
+      .sorted_inverse = sorted + padded,
+      .narrow = takes_make(key, reads, columns, HALUT_TAKE_NARROW, take, start),
+      .wide = takes_make(key, reads, columns, HALUT_TAKE_WIDE, take + reads, start + starts),
+      .memory = take};
   free(key);
   return HALUT_OK;
 }

@@ -8,13 +8,23 @@
 
 #include "halut.h"
 
-enum { HALUT_TAKE_WIDTH = 8 }; /* neighbouring columns that one step of a kernel loads */
+enum {
+  HALUT_TAKE_NARROW = 8, /* neighbouring columns that one step of a kernel loads */
+  HALUT_TAKE_WIDE = 16
+};
 
-/* One such step, towards a group of HALUT_TAKE_WIDTH entries: where keep[i] is all ones, entry i is
- * x[column + lane[i]]; elsewhere it is 0. */
+/* One such step, towards a group of as many entries: where keep[i] is all ones, entry i is
+ * x[column + lane[i]]; elsewhere it is 0. Both are 0 past the width. */
 struct halut_take {
-  int32_t lane[HALUT_TAKE_WIDTH], keep[HALUT_TAKE_WIDTH];
+  int32_t lane[HALUT_TAKE_WIDE], keep[HALUT_TAKE_WIDE];
   uint32_t column;
+};
+
+/* The steps of all groups: those of group g are take[start[g]] to take[start[g + 1] - 1]. */
+struct halut_takes {
+  uint32_t groups;       /* of the width, the last filled with 0 */
+  const uint32_t *start; /* [groups + 1]; NULL for fewer columns than the width */
+  const struct halut_take *take;
 };
 
 struct halut_affine {
@@ -22,13 +32,11 @@ struct halut_affine {
   const uint32_t *split;       /* [reads] column read; this and the next two are borrowed */
   const float *low, *inverse;  /* [reads] */
 
-  /* The same in order of column, in groups of HALUT_TAKE_WIDTH entries, the last filled with 0. */
-  uint32_t groups;
+  /* The same in order of column, padded with 0 to a multiple of HALUT_TAKE_WIDE entries. */
   const uint32_t *order; /* [reads] which read an entry is */
   const float *sorted_low, *sorted_inverse;
-  const struct halut_take *take; /* of group g: take_start[g] to take_start[g + 1] - 1 */
-  const uint32_t *take_start;    /* [groups + 1]; NULL for fewer columns than HALUT_TAKE_WIDTH */
-  void *memory; /* owned: the sorted arrays */
+  struct halut_takes narrow, wide;
+  void *memory; /* owned: the sorted arrays and the steps */
 };
 
 /* `split` below `columns`; both and `reads` at least 1. HALUT_ENOMEM; *affine is then empty. */

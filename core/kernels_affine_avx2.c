@@ -21,7 +21,7 @@ enum {
   WORDS = HALUT_ROW_BLOCK / ROWS, /* of four rows in a vector of rows */
   CHUNK = 16                      /* groups of columns whose words are kept before transposing */
 };
-static_assert(WORDS == 8 && HALUT_TAKE_WIDTH == 8, "the transpositions are of 8 by 8");
+static_assert(WORDS == 8 && HALUT_TAKE_NARROW == 8, "the transpositions are of 8 by 8");
 
 INLINE void transpose8(__m256i v[8]) {
   __m256i a[8], b[8];
@@ -92,34 +92,34 @@ static void quantise_chunk(const struct halut_affine *affine, uint32_t first, ui
       from[r] = x + (size_t)(row + (r < here ? r : 0)) * affine->columns;
     for (uint32_t g = first; g < last; g++) {
       halut_ahead_fetch(ahead, share);
-      const __m256 low = _mm256_loadu_ps(affine->sorted_low + g * HALUT_TAKE_WIDTH);
-      const __m256 inverse = _mm256_loadu_ps(affine->sorted_inverse + g * HALUT_TAKE_WIDTH);
-      const struct halut_take *take = affine->take + affine->take_start[g];
-      const struct halut_take *end = affine->take + affine->take_start[g + 1];
+      const __m256 low = _mm256_loadu_ps(affine->sorted_low + g * HALUT_TAKE_NARROW);
+      const __m256 inverse = _mm256_loadu_ps(affine->sorted_inverse + g * HALUT_TAKE_NARROW);
+      const struct halut_take *take = affine->narrow.take + affine->narrow.start[g];
+      const struct halut_take *end = affine->narrow.take + affine->narrow.start[g + 1];
       word[g - first][w] = _mm256_and_si256(quantise_word(from, take, end, low, inverse), wanted);
     }
   }
   for (uint32_t g = first; g < last; g++) {
-    const uint32_t *order = affine->order + g * HALUT_TAKE_WIDTH;
-    const uint32_t left = affine->reads - g * HALUT_TAKE_WIDTH;
+    const uint32_t *order = affine->order + g * HALUT_TAKE_NARROW;
+    const uint32_t left = affine->reads - g * HALUT_TAKE_NARROW;
     transpose8(word[g - first]);
-    for (uint32_t j = 0; j < HALUT_TAKE_WIDTH && j < left; j++)
+    for (uint32_t j = 0; j < HALUT_TAKE_NARROW && j < left; j++)
       _mm256_storeu_si256((__m256i *)(value + order[j] * stride), word[g - first][j]);
   }
 }
 
 void halut_quantise_avx2(const struct halut_affine *affine, const float *x, size_t rows,
                          uint8_t *value, size_t stride, struct halut_ahead ahead) {
-  if (!affine->take_start) { /* fewer columns than a load */
+  if (!affine->narrow.start) { /* fewer columns than a load */
     halut_quantise_ssse3(affine, x, rows, value, stride, ahead);
     return;
   }
-  const size_t words = (size_t)affine->groups * ((rows + ROWS - 1) / ROWS);
+  const size_t words = (size_t)affine->narrow.groups * ((rows + ROWS - 1) / ROWS);
   const size_t share = (ahead.bytes / words + 63) / 64 * 64;
   for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK) {
     uint32_t here = (uint32_t)(rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK);
-    for (uint32_t g = 0; g < affine->groups; g += CHUNK)
-      quantise_chunk(affine, g, affine->groups - g < CHUNK ? affine->groups : g + CHUNK,
+    for (uint32_t g = 0; g < affine->narrow.groups; g += CHUNK)
+      quantise_chunk(affine, g, affine->narrow.groups - g < CHUNK ? affine->narrow.groups : g + CHUNK,
                      x + row * affine->columns, here, value + row, stride, &ahead, share);
   }
 }

@@ -9,7 +9,7 @@
 
 enum {
   SUM_OUTPUTS = HALUT_QUAD_OUTPUTS, /* summed between two rounds of prefetching */
-  PUT_OUTPUTS = 8                   /* made floats at a time */
+  PUT_OUTPUTS = 16                  /* made floats at a time */
 };
 static_assert(PUT_OUTPUTS % SUM_OUTPUTS == 0, "sums are whole when they are made floats");
 

@@ -35,6 +35,7 @@ static struct halut_takes takes_make(const uint64_t *key, uint32_t reads, uint32
     if (at % width == 0)
       start[at / width] = takes;
     uint32_t column = (uint32_t)(key[at] >> 32);
+    if (width * sizeof(float) == HALUT_ALIGN) column -= column % width; /* a line, not two */
     struct halut_take *made = &take[takes++];
     *made = (struct halut_take){.column = column < last ? column : last};
     do {

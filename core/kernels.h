@@ -9,6 +9,8 @@
 #ifndef HALUT_KERNELS_H
 #define HALUT_KERNELS_H
 
+#include <stdbool.h>
+
 #include "affine.h"
 #include "cpu.h"
 #include "halut.h"
@@ -83,10 +85,11 @@ typedef void halut_quantise_fn(const struct halut_affine *affine, const float *x
                                uint8_t *value, size_t stride, struct halut_ahead ahead);
 
 /* dequantise: y[row * y_stride + m] = (float)acc[m * stride + row] * scale[m] + bias[m], each step
- * rounded to float. Sums of whole vectors of HALUT_ROW_BLOCK rows must be readable. */
+ * rounded to float. Sums of whole vectors of HALUT_ROW_BLOCK rows must be readable. `is_large` says
+ * that y is larger than a cache that would keep it, so that it may be written past all of them. */
 typedef void halut_dequantise_fn(const int32_t *acc, size_t stride, const float *scale,
                                  const float *bias, uint32_t outputs, size_t rows, float *y,
-                                 size_t y_stride);
+                                 size_t y_stride, bool is_large);
 
 #define HALUT_KERNEL_DECLARE_encode(name) extern halut_encode_fn halut_encode_##name;
 #define HALUT_KERNEL_DECLARE_accumulate(name)                                                      \

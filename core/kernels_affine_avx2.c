@@ -8,7 +8,8 @@
  * blend for each step. The maximum with 0 is left to the packing, which saturates: a NaN, and
  * whatever is too small, converts to a negative number. Memory bounds it, not these.
  *
- * dequantise: 8 outputs by 16 rows, so that a line of sums is read once. */
+ * dequantise: 8 outputs by 16 rows, so that a line of sums is read once, or 16 by 8 past the
+ * caches. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -114,20 +115,20 @@ void halut_quantise_avx2(const struct halut_affine *affine, const float *x, size
     halut_quantise_ssse3(affine, x, rows, value, stride, ahead);
     return;
   }
-  const size_t words = (size_t)affine->narrow.groups * ((rows + ROWS - 1) / ROWS);
+  const uint32_t groups = affine->narrow.groups;
+  const size_t words = (size_t)groups * ((rows + ROWS - 1) / ROWS);
   const size_t share = (ahead.bytes / words + 63) / 64 * 64;
   for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK) {
     uint32_t here = (uint32_t)(rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK);
-    for (uint32_t g = 0; g < affine->narrow.groups; g += CHUNK)
-      quantise_chunk(affine, g, affine->narrow.groups - g < CHUNK ? affine->narrow.groups : g + CHUNK,
+    for (uint32_t g = 0; g < groups; g += CHUNK)
+      quantise_chunk(affine, g, groups - g < CHUNK ? groups : g + CHUNK,
                      x + row * affine->columns, here, value + row, stride, &ahead, share);
   }
 }
 
-/* Outputs m .. m + count - 1 of rows row .. row + 7, of which the first `rows` are wanted. */
+/* Eight outputs of eight rows, row by row; of the last only `count` are wanted. */
 INLINE void dequantise8(const int32_t *acc, size_t stride, const float *scale, const float *bias,
-                        uint32_t count, uint32_t rows, float *y, size_t y_stride) {
-  __m256i v[8];
+                        uint32_t count, __m256i v[8]) {
 #pragma GCC unroll 8
   for (uint32_t i = 0; i < 8; i++) {
     const uint32_t m = i < count ? i : 0;
@@ -136,6 +137,13 @@ INLINE void dequantise8(const int32_t *acc, size_t stride, const float *scale, c
     v[i] = _mm256_castps_si256(_mm256_add_ps(sum, _mm256_broadcast_ss(bias + m)));
   }
   transpose8(v);
+}
+
+INLINE void dequantise_put(const int32_t *acc, size_t stride, const float *scale,
+                           const float *bias, uint32_t count, uint32_t rows, float *y,
+                           size_t y_stride) {
+  __m256i v[8];
+  dequantise8(acc, stride, scale, bias, count, v);
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i wanted = _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)count), lane);
 #pragma GCC unroll 8
@@ -148,23 +156,51 @@ INLINE void dequantise8(const int32_t *acc, size_t stride, const float *scale, c
   }
 }
 
+/* Whole cache lines, 16 outputs of 8 rows, past the caches: half a line would be read first. */
+INLINE void dequantise_stream(const int32_t *acc, size_t stride, const float *scale,
+                              const float *bias, float *y, size_t y_stride) {
+  __m256i low[8], high[8];
+  dequantise8(acc, stride, scale, bias, 8, low);
+  dequantise8(acc + 8 * stride, stride, scale + 8, bias + 8, 8, high);
+#pragma GCC unroll 8
+  for (uint32_t i = 0; i < 8; i++) {
+    _mm256_stream_si256((__m256i *)(y + i * y_stride), low[i]);
+    _mm256_stream_si256((__m256i *)(y + i * y_stride + 8), high[i]);
+  }
+}
+
+static void dequantise_streamed(const int32_t *acc, size_t stride, const float *scale,
+                                const float *bias, uint32_t outputs, size_t rows, float *y,
+                                size_t y_stride) {
+  for (size_t row = 0; row < rows; row += 8)
+    for (uint32_t m = 0; m < outputs; m += 16)
+      dequantise_stream(acc + m * stride + row, stride, scale + m, bias + m,
+                        y + row * y_stride + m, y_stride);
+  _mm_sfence();
+}
+
 void halut_dequantise_avx2(const int32_t *acc, size_t stride, const float *scale,
                            const float *bias, uint32_t outputs, size_t rows, float *y,
-                           size_t y_stride) {
+                           size_t y_stride, bool is_large) {
+  if (is_large && outputs % 16 == 0 && y_stride % 16 == 0 && rows % 8 == 0 &&
+      (uintptr_t)y % HALUT_ALIGN == 0) {
+    dequantise_streamed(acc, stride, scale, bias, outputs, rows, y, y_stride);
+    return;
+  }
   for (size_t row = 0; row < rows; row += 16) {
     uint32_t here = (uint32_t)(rows - row < 16 ? rows - row : 16);
     for (uint32_t m = 0; m < outputs; m += 8) {
       const int32_t *from = acc + m * stride + row;
       float *to = y + row * y_stride + m;
       if (outputs - m >= 8 && here == 16) {
-        dequantise8(from, stride, scale + m, bias + m, 8, 8, to, y_stride);
-        dequantise8(from + 8, stride, scale + m, bias + m, 8, 8, to + 8 * y_stride, y_stride);
+        dequantise_put(from, stride, scale + m, bias + m, 8, 8, to, y_stride);
+        dequantise_put(from + 8, stride, scale + m, bias + m, 8, 8, to + 8 * y_stride, y_stride);
         continue;
       }
       uint32_t count = outputs - m < 8 ? outputs - m : 8;
       for (uint32_t i = 0; i < here; i += 8)
-        dequantise8(from + i, stride, scale + m, bias + m, count, here - i < 8 ? here - i : 8,
-                    to + i * y_stride, y_stride);
+        dequantise_put(from + i, stride, scale + m, bias + m, count, here - i < 8 ? here - i : 8,
+                       to + i * y_stride, y_stride);
     }
   }
 }

@@ -123,19 +123,20 @@ void halut_quantise_avx512(const struct halut_affine *affine, const float *x, si
     halut_quantise_avx2(affine, x, rows, value, stride, ahead);
     return;
   }
-  const size_t words = (size_t)affine->wide.groups * ((rows + ROWS - 1) / ROWS);
+  const uint32_t groups = affine->wide.groups;
+  const size_t words = (size_t)groups * ((rows + ROWS - 1) / ROWS);
   const size_t share = (ahead.bytes / words + 63) / 64 * 64;
   for (size_t row = 0; row < rows; row += TALL) {
     uint32_t here = (uint32_t)(rows - row < TALL ? rows - row : TALL);
-    for (uint32_t g = 0; g < affine->wide.groups; g += CHUNK)
-      quantise_chunk(affine, g, affine->wide.groups - g < CHUNK ? affine->wide.groups : g + CHUNK,
+    for (uint32_t g = 0; g < groups; g += CHUNK)
+      quantise_chunk(affine, g, groups - g < CHUNK ? groups : g + CHUNK,
                      x + row * affine->columns, here, value + row, stride, &ahead, share);
   }
 }
 
 /* 16 outputs of 16 rows. */
 INLINE void dequantise16(const int32_t *acc, size_t stride, const float *scale, const float *bias,
-                         float *y, size_t y_stride) {
+                         float *y, size_t y_stride, const bool is_past) {
   __m512i v[16];
 #pragma GCC unroll 16
   for (uint32_t m = 0; m < 16; m++) {
@@ -145,26 +146,43 @@ INLINE void dequantise16(const int32_t *acc, size_t stride, const float *scale, 
   }
   transpose16(v);
 #pragma GCC unroll 16
-  for (uint32_t i = 0; i < 16; i++)
-    _mm512_storeu_si512(y + i * y_stride, v[i]);
+  for (uint32_t i = 0; i < 16; i++) {
+    float *to = y + i * y_stride;
+    if (is_past)
+      _mm512_stream_si512((void *)to, v[i]);
+    else
+      _mm512_storeu_si512(to, v[i]);
+  }
+}
+
+/* `rows` and `outputs` are multiples of 16. */
+INLINE void dequantise_whole(const int32_t *acc, size_t stride, const float *scale,
+                             const float *bias, uint32_t outputs, size_t rows, float *y,
+                             size_t y_stride, const bool is_past) {
+  for (size_t row = 0; row < rows; row += 16)
+    for (uint32_t m = 0; m < outputs; m += 16)
+      dequantise16(acc + m * stride + row, stride, scale + m, bias + m, y + row * y_stride + m,
+                   y_stride, is_past);
 }
 
 /* What is left over is AVX2's. */
 void halut_dequantise_avx512(const int32_t *acc, size_t stride, const float *scale,
                              const float *bias, uint32_t outputs, size_t rows, float *y,
-                             size_t y_stride) {
+                             size_t y_stride, bool is_large) {
   const size_t whole = rows / 16 * 16;
   const uint32_t wide = outputs / 16 * 16;
-  for (size_t row = 0; row < whole; row += 16)
-    for (uint32_t m = 0; m < wide; m += 16)
-      dequantise16(acc + m * stride + row, stride, scale + m, bias + m, y + row * y_stride + m,
-                   y_stride);
+  if (is_large && y_stride % 16 == 0 && (uintptr_t)y % HALUT_ALIGN == 0) {
+    dequantise_whole(acc, stride, scale, bias, wide, whole, y, y_stride, true);
+    _mm_sfence();
+  } else {
+    dequantise_whole(acc, stride, scale, bias, wide, whole, y, y_stride, false);
+  }
   if (wide < outputs)
     halut_dequantise_avx2(acc + wide * stride, stride, scale + wide, bias + wide, outputs - wide,
-                          whole, y + wide, y_stride);
+                          whole, y + wide, y_stride, false);
   if (whole < rows)
     halut_dequantise_avx2(acc + whole, stride, scale, bias, outputs, rows - whole,
-                          y + whole * y_stride, y_stride);
+                          y + whole * y_stride, y_stride, false);
 }
 
 #endif

@@ -55,7 +55,8 @@ INLINE void dequantise4(const int32_t *acc, size_t stride, const float *scale, c
 
 void halut_dequantise_ssse3(const int32_t *acc, size_t stride, const float *scale,
                             const float *bias, uint32_t outputs, size_t rows, float *y,
-                            size_t y_stride) {
+                            size_t y_stride, bool is_large) {
+  (void)is_large;
   const size_t whole_rows = rows / 4 * 4;
   const uint32_t whole = outputs / 4 * 4;
   for (size_t row = 0; row < whole_rows; row += 4)

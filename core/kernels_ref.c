@@ -109,7 +109,8 @@ void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_
 }
 
 void halut_dequantise_ref(const int32_t *acc, size_t stride, const float *scale, const float *bias,
-                          uint32_t outputs, size_t rows, float *y, size_t y_stride) {
+                          uint32_t outputs, size_t rows, float *y, size_t y_stride, bool is_large) {
+  (void)is_large;
   for (size_t row = 0; row < rows; row++) {
     for (uint32_t m = 0; m < outputs; m++) {
       float scaled = (float)acc[m * stride + row] * scale[m];

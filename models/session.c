@@ -503,7 +503,7 @@ static int tiles_run(struct halut_session *session, const float *x, size_t rows,
     if (rc)
       return rc;
     session->kernels.dequantise(session->tile_acc, padded, info->scale, info->bias, info->outputs,
-                                here, y + row * info->outputs, info->outputs);
+                                here, y + row * info->outputs, info->outputs, false);
   }
   return 0;
 }

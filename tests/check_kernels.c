@@ -508,8 +508,11 @@ END_TEST
 START_TEST(dequantise_matches_ref) {
   for (int round = 0; round < 2 * ROUNDS; round++) {
     uint32_t rows = 1 + random_below(90), outputs = 1 + random_below(round % 2 ? 12 : 70);
+    bool is_large = random_below(2);
+    if (random_below(2)) outputs = 16 * (1 + outputs / 16); /* whole lines: another way */
+    if (random_below(2)) rows = 8 * (1 + rows / 8);
     size_t stride = halut_pad_rows(rows) + 32 * random_below(2);
-    size_t y_stride = outputs + random_below(2) * 5;
+    size_t y_stride = outputs + (outputs % 16 ? random_below(2) * 5 : random_below(2) * 16);
     size_t bytes = ((rows - 1) * y_stride + outputs) * sizeof(float);
     int32_t *acc = (int32_t *)(void *)buffer_make_aligned(outputs * stride * sizeof *acc);
     for (size_t i = 0; i < outputs * stride; i++)
@@ -522,11 +525,11 @@ START_TEST(dequantise_matches_ref) {
     uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
     poison(want, bytes);
     halut_dequantise_ref(acc, stride, scale, bias, outputs, rows, (float *)(void *)want,
-                         y_stride);
+                         y_stride, is_large);
     FOR_EACH(dequantise, k) {
       poison(got, bytes);
       k->fn.dequantise(acc, stride, scale, bias, outputs, rows, (float *)(void *)got,
-                       y_stride);
+                       y_stride, is_large);
       ck_assert_msg(same_with_guard(want, got, bytes), "dequantise %s, %u rows, %u outputs",
                     k->name, rows, outputs);
     }

@@ -23,7 +23,7 @@ MODULES_DEPLOY = kubernetes-models@4.5.1 @kubernetes-models/prometheus-operator@
 
 # The folder decides what a source belongs to; a file named *_<isa>.c gets that ISA's flags and no other does.
 CORE_SRC := $(wildcard core/*.c)
-CLI_SRC := $(wildcard models/halut.c models/cli.c models/cmd_*.c)
+CLI_SRC := $(wildcard models/halut.c models/cli*.c models/cmd_*.c)
 MODEL_SRC := $(filter-out $(CLI_SRC),$(wildcard models/*.c))
 SERVER_SRC := $(filter-out server/main.c,$(wildcard server/*.c))
 RTL_SRC := $(wildcard rtl/*.c)

@@ -5,17 +5,30 @@
 
 #include "../server/image.h"
 #include "cli.h"
+#include "cli_shipped.h"
+#include "cli_thumbnail.h"
 
-enum { FILE_BYTES_MAX = 64 << 20, FILE_STEP = 1 << 16, TOP_DEFAULT = 5, BAR_WIDTH = 24 };
+enum {
+  FILE_BYTES_MAX = 64 << 20,
+  FILE_STEP = 1 << 16,
+  TOP_DEFAULT = 5,       /* of one image */
+  TOP_DEFAULT_TABLE = 3, /* of each of several */
+  BAR_WIDTH = 24,
+  LABEL_WIDTH = 16
+};
 
 struct classify_args {
-  const char *backend, *cpu, *fit;
+  const char *model, *backend, *cpu, *fit, *thumbnail;
   uint64_t top;
   bool json;
 };
 
 static const struct halut_option options[] = {
-    {"top", 'k', "N", "classes shown of each image (default 5)", HALUT_OPTION_COUNT,
+    {"model", 'm', "FILE",
+     "network (default: the first operand if it ends in .safetensors, else HALUT_MODEL of the "
+     "environment, else the shipped one)",
+     HALUT_OPTION_TEXT, offsetof(struct classify_args, model), 0, 0},
+    {"top", 'k', "N", "classes shown of each image (default 5, in a table 3)", HALUT_OPTION_COUNT,
      offsetof(struct classify_args, top), 1, HALUT_LABELS_MAX},
     {"fit", 'f', "NAME", "crop (default) or squash a picture of another shape", HALUT_OPTION_TEXT,
      offsetof(struct classify_args, fit), 0, 0},
@@ -23,6 +36,8 @@ static const struct halut_option options[] = {
      HALUT_OPTION_TEXT, offsetof(struct classify_args, backend), 0, 0},
     {"cpu", 0, "NAME", "best instruction set to use: ref, ssse3, avx2, avx512, neon",
      HALUT_OPTION_TEXT, offsetof(struct classify_args, cpu), 0, 0},
+    {"thumbnail", 0, "WHEN", "show what the model sees: auto (default), always, never",
+     HALUT_OPTION_TEXT, offsetof(struct classify_args, thumbnail), 0, 0},
     {"json", 'j', NULL, "print a JSON array, one object an image", HALUT_OPTION_FLAG,
      offsetof(struct classify_args, json), 0, 0},
     {0}};
@@ -37,7 +52,9 @@ struct classify {
   int32_t *logits;     /* [classes] */
   double *probability; /* [classes] */
   uint32_t *order;     /* [classes], most likely first, up to `top` */
-  json_t *results;     /* with --json */
+  bool with_thumbnails;
+  int path_width;  /* of the table's first column; 0 for a block of lines an image */
+  json_t *results; /* with --json */
 };
 
 /* Reads a whole file ("-" is the standard input); NULL after an error was printed. */
@@ -109,16 +126,43 @@ static void logits_rank(struct classify *classify) {
   }
 }
 
-static void result_text(const struct classify *classify, const char *path) {
+static void bar_print(double share) {
+  char bar[BAR_WIDTH + 1];
+  size_t filled = (size_t)(share * BAR_WIDTH + 0.5);
+  memset(bar, '#', filled);
+  bar[filled] = '\0';
+  printf("%s\n", bar);
+}
+
+/* A line a class with a bar, beside the thumbnail if there is one. */
+static void result_block(const struct classify *classify, const char *path) {
+  const struct halut_model_info *info = classify->info;
+  const uint32_t lines = classify->with_thumbnails ? HALUT_THUMBNAIL_LINES : 0;
   printf("%s\n", path);
+  for (uint32_t i = 0; i < classify->args.top || i < lines; i++) {
+    if (i < lines)
+      halut_cli_thumbnail(classify->planar, info->height, info->width, i, stdout);
+    else if (lines > 0)
+      printf("%*s", HALUT_THUMBNAIL_SIDE, "");
+    if (i >= classify->args.top) {
+      putchar('\n');
+      continue;
+    }
+    uint32_t c = classify->order[i];
+    printf("  %6.2f%%  %-*s ", 100 * classify->probability[c], LABEL_WIDTH, info->labels[c]);
+    bar_print(classify->probability[c]);
+  }
+}
+
+static void result_row(const struct classify *classify, const char *path) {
+  printf("%-*s", classify->path_width, path);
   for (uint32_t i = 0; i < classify->args.top; i++) {
     uint32_t c = classify->order[i];
-    char bar[BAR_WIDTH + 1];
-    size_t filled = (size_t)(classify->probability[c] * BAR_WIDTH + 0.5);
-    memset(bar, '#', filled);
-    bar[filled] = '\0';
-    printf("  %6.2f%%  %-16s %s\n", 100 * classify->probability[c], classify->info->labels[c], bar);
+    bool is_last = i + 1 == classify->args.top;
+    printf("  %6.2f%%  %-*s", 100 * classify->probability[c], is_last ? 0 : LABEL_WIDTH,
+           classify->info->labels[c]);
   }
+  putchar('\n');
 }
 
 static void result_json(const struct classify *classify, const char *path,
@@ -161,8 +205,10 @@ static int image_classify(struct classify *classify, const char *path) {
   logits_rank(classify);
   if (classify->args.json)
     result_json(classify, path, info.kind);
+  else if (classify->path_width > 0)
+    result_row(classify, path);
   else
-    result_text(classify, path);
+    result_block(classify, path);
   return HALUT_EXIT_OK;
 }
 
@@ -203,19 +249,65 @@ static int classify_prepare(struct classify *classify, const char *path,
   return HALUT_EXIT_OK;
 }
 
+/* How results are shown: blocks with thumbnails where they can be, else a table of several images.
+ */
+static int classify_layout(struct classify *classify, int count, char *const *paths) {
+  const char *when = classify->args.thumbnail;
+  const bool is_auto = strcmp(when, "auto") == 0, is_always = strcmp(when, "always") == 0;
+  if (!is_auto && !is_always && strcmp(when, "never") != 0)
+    return halut_cli_error(classify->command, HALUT_EXIT_USAGE,
+                           "--thumbnail takes auto, always or never, not \"%s\"", when);
+  classify->with_thumbnails = is_always || (is_auto && halut_cli_pictures(stdout));
+  const bool is_table = count > 1 && !classify->with_thumbnails && !classify->args.json;
+  for (int i = 0; i < count && is_table; i++)
+    if (classify->path_width < (int)strlen(paths[i]))
+      classify->path_width = (int)strlen(paths[i]);
+  if (classify->args.top == 0)
+    classify->args.top = classify->path_width > 0 ? TOP_DEFAULT_TABLE : TOP_DEFAULT;
+  return HALUT_EXIT_OK;
+}
+
+static bool is_model_name(const char *path) {
+  static const char ending[] = ".safetensors";
+  size_t length = strlen(path);
+  return length >= sizeof ending && strcmp(path + length - (sizeof ending - 1), ending) == 0;
+}
+
+/* Opens the model that options or operands name; moves *images to the first image. */
+static int model_choose(struct classify *classify, int count, char **operands, int *images,
+                        const char **path_out, struct halut_model **out) {
+  static char shipped[1200];
+  const char *path = classify->args.model;
+  *images = !path && is_model_name(operands[0]);
+  if (!path)
+    path = *images ? operands[0] : halut_cli_shipped(shipped, sizeof shipped);
+  if (!path)
+    return halut_cli_error(classify->command, HALUT_EXIT_USAGE,
+                           "no model: name one (--model) or set HALUT_MODEL");
+  if (*images == count)
+    return halut_cli_error(classify->command, HALUT_EXIT_USAGE,
+                           "no image; usage: halut classify %s", classify->command->operands);
+  *path_out = path;
+  return halut_cli_model(classify->command, path, out) ? HALUT_EXIT_OK : HALUT_EXIT_FAILURE;
+}
+
 static int classify_run(const struct halut_command *command, int argc, char **argv) {
   struct classify classify = {.command = command,
-                              .args = {.backend = "cpu", .fit = "crop", .top = TOP_DEFAULT}};
+                              .args = {.backend = "cpu", .fit = "crop", .thumbnail = "auto"}};
   struct halut_model *model = NULL;
-  int count, exit_code;
+  const char *path = NULL;
+  int count, first, exit_code;
   if (!halut_cli_parse(command, argc, argv, &classify.args, &count, &exit_code))
     return exit_code;
-  if (!halut_cli_model(command, argv[0], &model))
-    return HALUT_EXIT_FAILURE;
+  exit_code = model_choose(&classify, count, argv, &first, &path, &model);
+  if (exit_code)
+    return exit_code;
   classify.info = halut_model_info(model);
-  exit_code = classify_prepare(&classify, argv[0], model);
+  exit_code = classify_layout(&classify, count - first, argv + first);
+  if (!exit_code)
+    exit_code = classify_prepare(&classify, path, model);
   if (!exit_code) {
-    for (int i = 1; i < count; i++) { /* one bad image does not keep the others back */
+    for (int i = first; i < count; i++) { /* one bad image does not keep the others back */
       int one = image_classify(&classify, argv[i]);
       exit_code = one ? one : exit_code;
     }
@@ -235,13 +327,16 @@ static int classify_run(const struct halut_command *command, int argc, char **ar
 
 const struct halut_command halut_command_classify = {
     .name = "classify",
-    .operands = "MODEL IMAGE...",
+    .operands = "[MODEL] IMAGE...",
     .summary = "Classify PNG, JPEG or raw images",
     .details =
         "An image is a PNG, a JPEG or, by its size, the raw red, green and blue plane (3,072 bytes "
         "for\n"
-        "CIFAR-10); \"-\" is the standard input. Other sizes are scaled to what the model takes.",
+        "CIFAR-10); \"-\" is the standard input. Other sizes are scaled to what the model takes.\n"
+        "Several images make a table, a line each. A terminal of 24-bit colours and UTF-8 shows "
+        "what\n"
+        "the model sees instead, an image after the other.",
     .options = options,
-    .operands_min = 2,
+    .operands_min = 1,
     .operands_max = -1,
     .run = classify_run};

@@ -178,6 +178,48 @@ class Models(unittest.TestCase):
         self.assertIn(b"neither PNG nor JPEG", done.stderr)
         self.fails(2, "--fit takes crop or squash", "classify", self.model, raw, "--fit", "stretch")
 
+    def test_classify_prints_a_table_or_pictures(self):
+        paths = [self.path / f"{i}.raw" for i in range(3)]
+        for path, image in zip(paths, self.images):
+            path.write_bytes(image.tobytes())
+        likeliest = [self.labels[logits.argmax()] for logits in self.logits[:3]]
+        rows = halut("classify", "-m", self.model, *paths).stdout.decode().splitlines()
+        self.assertEqual([row.split()[0] for row in rows], list(map(str, paths)))
+        self.assertEqual([row.split()[2] for row in rows], likeliest)
+        self.assertEqual({row.count("%") for row in rows}, {3})
+        self.assertEqual(len(self.json("classify", "-m", self.model, *paths)[0]["top"]), 5)
+        image = self.images[0].astype(int)
+        image[:, :, :16], image[:, :, 16:] = 7, 200
+        paths[0].write_bytes(image.astype(np.uint8).tobytes())
+        lines = halut("classify", "-m", self.model, "--thumbnail", "always", paths[0]).stdout.decode().splitlines()
+        self.assertEqual([line.count("\u2580") for line in lines], [0] + 8 * [16])
+        for line in lines[1:]:
+            self.assertEqual(line.count("\x1b[38;2;7;7;7m\x1b[48;2;7;7;7m"), 8)
+            self.assertEqual(line.count("\x1b[38;2;200;200;200m\x1b[48;2;200;200;200m"), 8)
+        self.fails(2, "--thumbnail takes auto, always or never", "classify", "--thumbnail", "x", self.model, paths[0])
+
+    def test_classify_finds_a_model(self):
+        raw = self.path / "found.raw"
+        raw.write_bytes(self.images[0].tobytes())
+        os.environ["HALUT_MODEL"] = str(self.model)
+        try:
+            self.assertEqual(self.json("classify", raw), self.json("classify", self.model, raw))
+        finally:
+            del os.environ["HALUT_MODEL"]
+        self.fails(2, "no image", "classify", self.model)
+        with tempfile.TemporaryDirectory() as folder:  # a program that was copied away from its models
+            alone = pathlib.Path(folder) / "halut"
+            alone.write_bytes(pathlib.Path(HALUT).read_bytes())
+            alone.chmod(0o755)
+            done = subprocess.run([alone, "classify", raw], capture_output=True, cwd=folder, check=False)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(b"HALUT_MODEL", done.stderr)
+            models = pathlib.Path(folder) / "models"
+            models.mkdir()
+            (models / "resnet9-cifar10.safetensors").write_bytes(self.model.read_bytes())
+            done = subprocess.run([alone, "classify", raw], capture_output=True, cwd=folder, check=True)
+            self.assertIn(b"%", done.stdout)
+
     def test_the_tool_explains_itself(self):
         commands = "learn matmul classify eval bench show check serve".split()
         text = halut("--help").stdout.decode()

@@ -51,6 +51,7 @@ class Batches:
     def __init__(self, images, labels, size, shift=4, cutout=0, seed=0):
         pad = ((0, 0), (0, 0), (shift, shift), (shift, shift))
         self.images = np.pad(images, pad, mode="reflect")
+        self.shape = images.shape[1:]
         self.labels = torch.from_numpy(labels)
         self.size, self.shift, self.cutout, self.seed = size, shift, cutout, seed
         self.epoch = 0
@@ -72,12 +73,13 @@ class Batches:
         order = rng.permutation(len(self.labels))
         for start in range(0, len(self) * self.size, self.size):
             index = order[start:start + self.size]
-            batch = np.empty((self.size, 3, 32, 32), np.uint8)
+            _, height, width = self.shape
+            batch = np.empty((self.size, *self.shape), np.uint8)
             corner = rng.integers(0, 2 * self.shift + 1, (self.size, 2))
-            hole = rng.integers(0, 32, (self.size, 2))
+            hole = rng.integers(0, max(height, width), (self.size, 2))
             for i, image in enumerate(index):
                 y, x = corner[i]
-                crop = self.images[image, :, y:y + 32, x:x + 32]
+                crop = self.images[image, :, y:y + height, x:x + width]
                 batch[i] = crop[:, :, ::-1] if mirrored[image] else crop
                 if self.cutout:
                     top, left = np.maximum(hole[i] - self.cutout // 2, 0)

@@ -101,6 +101,17 @@ class Resume(unittest.TestCase):
         self.assertEqual([part["share"] for part in trainer.optimiser.param_groups], [1.0, 0.25, 1.0])
 
 
+class Sizes(unittest.TestCase):
+    def test_batches_keep_the_size_of_the_pictures(self):
+        labels = pictures(40)[1]
+        for height, width in ((24, 40), (40, 24), (32, 32)):
+            grey = np.full((40, 3, height, width), 77, np.uint8)
+            for x, _ in Batches(grey, labels, 20, 3):
+                self.assertEqual(x.shape, (20, 3, height, width))
+            hole = [x for x, _ in Batches(grey, labels, 20, 3, 8)][0]
+            self.assertGreater((hole != x).sum(), 0)
+
+
 class Steps(unittest.TestCase):
     def steps(self, share):
         model = network(True)

@@ -6,11 +6,18 @@
  *
  * Codes are made for a block of HALUT_CODE_BLOCK rows and summed at once. A map of fewer positions
  * shares its block with the maps of the next images, so that each table that is fetched serves as
- * many rows as can be. */
+ * many rows as can be; what a level reads of them is first copied side by side, because encoding
+ * them one by one would leave most of each vector empty. */
 #include "conv_cpu.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+enum {
+  /* Of a level in scratch->value: images side by side write in vectors of HALUT_SUM_ROWS. */
+  VALUE_ROWS = HALUT_CODE_BLOCK + HALUT_ROW_BLOCK,
+  COPIED_POSITIONS = 64 /* maps of so many fill the widest vector by themselves */
+};
 
 static bool is_same(const struct halut_conv *conv) {
   return conv->stride_h == 1 && conv->stride_w == 1 && conv->out_h == conv->height &&
@@ -91,8 +98,8 @@ int halut_conv_scratch_fit(struct halut_conv_scratch *scratch, const struct halu
                    halut_codes_bytes(lut->codebooks) + HALUT_CODE_BLOCK, diag);
   if (!error) error = grow(&scratch->tile, &scratch->tile_bytes, lut->outputs * wide, diag);
   if (error || scratch->value) return error;
-  error = grow(&scratch->value, &value_bytes, (HALUT_LEVELS + 1) * HALUT_CODE_BLOCK, diag);
-  if (!error) memset(scratch->value + HALUT_LEVELS * HALUT_CODE_BLOCK, UINT8_MAX, HALUT_CODE_BLOCK);
+  error = grow(&scratch->value, &value_bytes, (HALUT_LEVELS + 1) * VALUE_ROWS, diag);
+  if (!error) memset(scratch->value + HALUT_LEVELS * VALUE_ROWS, UINT8_MAX, VALUE_ROWS);
   return error;
 }
 
@@ -134,7 +141,7 @@ static void encode_part(const struct halut_conv_cpu *cpu, const struct halut_lut
                         size_t wide, uint8_t *codes) {
   const uint8_t *source[HALUT_LEVELS], *mask[HALUT_LEVELS];
   for (size_t level = 0; level < HALUT_LEVELS; level++) {
-    uint8_t *value = scratch->value + level * HALUT_CODE_BLOCK;
+    uint8_t *value = scratch->value + level * VALUE_ROWS;
     if (cpu->read) {
       const struct halut_conv_read *read = &cpu->read[(size_t)c * HALUT_LEVELS + level];
       const ptrdiff_t at = (ptrdiff_t)first + read->at;
@@ -146,9 +153,61 @@ static void encode_part(const struct halut_conv_cpu *cpu, const struct halut_lut
     }
     gather(cpu, image, cpu->conv->split[(size_t)c * HALUT_LEVELS + level], first, wide, value);
     source[level] = value;
-    mask[level] = scratch->value + HALUT_LEVELS * HALUT_CODE_BLOCK;
+    mask[level] = scratch->value + HALUT_LEVELS * VALUE_ROWS;
   }
   kernels->encode(source, mask, lut->threshold + (size_t)c * HALUT_PROTOTYPES, wide, codes, 0);
+}
+
+static void copy_masked(uint8_t *to, const uint8_t *from, const uint8_t *mask, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += HALUT_SUM_ROWS) {
+    uint64_t value[2], keep[2];
+    static_assert(sizeof value == HALUT_SUM_ROWS, "a vector of rows in two words");
+    memcpy(value, from + i, sizeof value);
+    memcpy(keep, mask + i, sizeof keep);
+    value[0] &= keep[0];
+    value[1] &= keep[1];
+    memcpy(to + i, value, sizeof value);
+  }
+}
+
+/* What one level reads of `count` images, side by side. */
+static void level_copy(const struct halut_conv_cpu *cpu, const struct batch *batch,
+                       const uint8_t *images, uint32_t count, size_t level, uint8_t *value) {
+  const struct halut_conv *conv = cpu->conv;
+  const size_t image_bytes = (size_t)conv->channels * conv->height * conv->width;
+  const size_t wide = (cpu->positions + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
+  const struct halut_conv_read *read = cpu->read ? &cpu->read[level] : NULL;
+  for (uint32_t i = 0; i < count; i++, images += image_bytes, value += cpu->positions) {
+    if (read && read->at >= batch->begin - images &&
+        read->at + (ptrdiff_t)wide <= batch->end - images)
+      copy_masked(value, images + read->at, read->mask, wide);
+    else
+      gather(cpu, images, conv->split[level], 0, wide, value);
+  }
+}
+
+/* Codes of all codebooks at all positions of `count` images, which fit a block. */
+static void encode_images(const struct halut_conv_cpu *cpu, const struct halut_lut *lut,
+                          const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
+                          const struct batch *batch, const uint8_t *images, uint32_t count) {
+  const struct halut_conv *conv = cpu->conv;
+  const size_t image_bytes = (size_t)conv->channels * conv->height * conv->width;
+  const bool is_copied = count > 1 && cpu->positions < COPIED_POSITIONS;
+  const uint8_t *source[HALUT_LEVELS];
+  for (size_t level = 0; level < HALUT_LEVELS; level++)
+    source[level] = scratch->value + level * VALUE_ROWS;
+  for (uint32_t c = 0; c < lut->codebooks; c++) {
+    uint8_t *codes = scratch->codes + (size_t)c * HALUT_CODE_BLOCK;
+    for (size_t level = 0; level < HALUT_LEVELS && is_copied; level++)
+      level_copy(cpu, batch, images, count, (size_t)c * HALUT_LEVELS + level,
+                 scratch->value + level * VALUE_ROWS);
+    if (is_copied)
+      kernels->encode(source, NULL, lut->threshold + (size_t)c * HALUT_PROTOTYPES,
+                      halut_pad_rows(count * cpu->positions), codes, 0);
+    for (uint32_t i = 0; i < count && !is_copied; i++)
+      encode_part(cpu, lut, kernels, scratch, batch, images + i * image_bytes, c, 0, cpu->masked,
+                  codes + i * cpu->positions);
+  }
 }
 
 static void pool_plain(const uint8_t *in, uint32_t height, uint32_t width, uint32_t window,
@@ -209,15 +268,11 @@ static void run_images(const struct halut_conv_cpu *cpu, const struct halut_pack
                        const struct halut_epilogue *epilogue, uint8_t *out) {
   const struct halut_lut *lut = packed->lut;
   const struct halut_conv *conv = cpu->conv;
-  const size_t image_bytes = (size_t)conv->channels * conv->height * conv->width;
   const size_t pooled =
       (size_t)(conv->out_h / epilogue->pool) * (conv->out_w / epilogue->pool) * lut->outputs;
   const size_t rows =
       (count * cpu->positions + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
-  for (uint32_t c = 0; c < lut->codebooks; c++)
-    for (uint32_t i = 0; i < count; i++)
-      encode_part(cpu, lut, kernels, scratch, batch, images + i * image_bytes, c, 0, cpu->masked,
-                  scratch->codes + (size_t)c * HALUT_CODE_BLOCK + i * cpu->positions);
+  encode_images(cpu, lut, kernels, scratch, batch, images, count);
   if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
   kernels->accumulate->map(packed, scratch->codes, (uint32_t)rows, &epilogue->requant,
                            scratch->tile, HALUT_CODE_BLOCK);

@@ -28,7 +28,7 @@ struct halut_conv_read {
 struct halut_conv_scratch {
   uint8_t *codes; /* one block of every codebook, and room to write past it */
   uint8_t *tile;  /* [outputs][positions padded], before pooling */
-  uint8_t *value; /* [HALUT_LEVELS][HALUT_CODE_BLOCK] gathered, then the mask that takes all */
+  uint8_t *value; /* gathered rows of each level, then the mask that takes all */
   size_t codes_bytes, tile_bytes;
 };
 

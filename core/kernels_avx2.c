@@ -19,6 +19,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+enum { AHEAD_BYTES = 1024 }; /* how far ahead tables are fetched where few rows share one */
+
 INLINE __m256i avx2_load(const void *from) { return _mm256_loadu_si256(from); }
 
 INLINE __m256i avx2_level(__m256i node, __m256i value, __m256i threshold) {
@@ -185,6 +187,7 @@ INLINE struct avx2_half avx2_run_half(const struct halut_packed *packed,
   const __m256i pick = avx2_pick_odd();
   __m256i words = _mm256_setzero_si256(), odd = words;
   for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
+    __builtin_prefetch(table + AHEAD_BYTES);
     __m256i one = avx2_two(codes + at[0], codes + at[1]);
     __m256i two = avx2_two(codes + at[2], codes + at[3]);
     __m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(avx2_load(table), one),
@@ -194,6 +197,7 @@ INLINE struct avx2_half avx2_run_half(const struct halut_packed *packed,
   }
   uint32_t left = 2 * run->pairs + run->singles;
   for (; left >= 4; left -= 4, table += 64, at += 4) {
+    __builtin_prefetch(table + AHEAD_BYTES);
     __m256i one = _mm256_shuffle_epi8(avx2_load(table), avx2_two(codes + at[0], codes + at[1]));
     __m256i two =
         _mm256_shuffle_epi8(avx2_load(table + 32), avx2_two(codes + at[2], codes + at[3]));

@@ -18,7 +18,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16 }; /* i32 in a register: rows, or positions */
+enum {
+  LANES = 16,        /* i32 in a register: rows, or positions */
+  AHEAD_BYTES = 2048 /* how far ahead tables are fetched, also past the last */
+};
 
 /* The last 32 rows are AVX2's: a masked load that reaches past its array is exact but, where the
  * next page is missing, takes thousands of cycles (core/PERFORMANCE.md, try 8). */
@@ -102,6 +105,8 @@ INLINE void avx512_tile(const struct halut_packed *packed, uint32_t m, const uin
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) sum[i][v] = _mm512_setzero_si512();
   for (uint32_t q = 0; q < quads; q++) {
+    for (int i = 0; i < HALUT_QUAD_OUTPUTS * 4 * HALUT_PROTOTYPES; i += HALUT_ALIGN)
+      __builtin_prefetch(table + AHEAD_BYTES + i);
     const __m512i t0 = _mm512_loadu_si512(table), t1 = _mm512_loadu_si512(table + 64);
     const __m512i t2 = _mm512_loadu_si512(table + 128), t3 = _mm512_loadu_si512(table + 192);
 #pragma GCC unroll 4

@@ -18,9 +18,11 @@
 
 #include "../core/halut.h"
 
+enum { HALUT_LEARN_CODEBOOKS_MAX = 1024 }; /* the normal equations of more would need over 2 GiB */
+
 struct halut_learn_options {
-  uint32_t codebooks;  /* 1..columns, at most 1024; contiguous ranges, the first columns % codebooks
-                          are wider */
+  uint32_t codebooks;  /* 1..columns, at most the above; contiguous ranges, the first
+                          columns % codebooks are wider */
   double ridge;        /* lambda >= 0, in rows; the default 1 is the paper's */
   uint32_t prototypes; /* of a codebook: 2, 4, 8 or 16; 0 = 16. With fewer than 16 the deeper levels
                           send everything left, and entries that no code names are copies */

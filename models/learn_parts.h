@@ -11,7 +11,6 @@
 
 enum {
   HALUT_LEARN_THREADS_MAX = 256,
-  HALUT_LEARN_CODEBOOKS_MAX = 1024, /* the normal equations of more would need over 2 GiB */
   HALUT_LEARN_BLOCK = 256           /* rows of one item where items are rows */
 };
 

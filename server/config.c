@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "../models/learn.h"
+
 static_assert(HALUT_LISTEN_HOST_MAX <= sizeof((struct sockaddr_un *)0)->sun_path,
               "every path that fits struct halut_listen fits a socket address");
 

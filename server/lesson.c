@@ -18,12 +18,12 @@
 enum { TEXT_MAX = 64 /* bytes of a number or word in a form, with the NUL */ };
 
 #define OPTION_MAP(XX)                                                                             \
-  XX(CODEBOOKS, "codebooks", true, 1, 1024)                                                        \
+  XX(CODEBOOKS, "codebooks", true, 1, HALUT_LEARN_CODEBOOKS_MAX)                                   \
   XX(PROTOTYPES, "prototypes", true, 2, HALUT_PROTOTYPES)                                          \
   XX(RIDGE, "ridge", false, 0, 1e300)                                                              \
   XX(HELDOUT, "heldout", false, 0, 0.5)                                                            \
   XX(SEED, "seed", true, 0, 9007199254740992)                                                      \
-  XX(CANDIDATES, "candidates", true, 0, 65536)                                                     \
+  XX(CANDIDATES, "candidates", true, 0, HALUT_COLUMNS_MAX)                                         \
   XX(TREE_ROWS, "tree_rows", true, 0, 2147483647)
 
 enum option {

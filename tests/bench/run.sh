@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # run.sh BUILD [OPTION...]: measure BUILD's programs against their peers, interleaved on one core: raw products against
-# OpenBLAS and oneDNN (products.c), images against ONNX Runtime (compare.py).
+# OpenBLAS and oneDNN (products.c), images against ONNX Runtime (compare.py); and how long the daemon takes to start.
 #
 # Installs what the peer needs: Node's onnxruntime-node into BUILD/bench (its install script, which
 # fetches GPU libraries, is not run), Debian's python3-onnx and Matplotlib. MODEL chooses the model.
@@ -33,5 +33,6 @@ if [ ! -d "$build/bench/node_modules/onnxruntime-node" ]; then
   echo "installing $runtime into $build/bench"
   npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$build/bench" "$runtime"
 fi
+/usr/bin/python3 tests/bench/first_answer.py "$build"
 /usr/bin/python3 tests/bench/dense_models.py "$build/bench"
 /usr/bin/python3 tests/bench/compare.py "$build/halut" "$model" "$build/bench" "$@"

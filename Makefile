@@ -42,8 +42,8 @@ SERVER_LIBS = -lmicrohttpd -lgnutls -luv $(PICTURE_LIBS) $(MODEL_LIBS)
 export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_batch.bin)))
 
 .DEFAULT_GOAL := all
-.PHONY: fuzz soak all tests help deps deps-test deps-train deps-deploy run check test bench bench-replicas asan ubsan \
-  tsan lint man docs install container-test data clean
+.PHONY: fuzz soak all tests help deps deps-test deps-train deps-deploy run check test bench bench-http \
+  bench-replicas asan ubsan tsan lint man docs install container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
 # Elsewhere these files are empty; NEON needs no flag on the processor that has it.
@@ -70,6 +70,9 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call object,$(SERVER_SRC)) $(BUILD)/libha
 # The peers' libraries are installed by `bench`, so this is no part of `tests`.
 $(BUILD)/tests/bench/products: $(BUILD)/tests/bench/products.o $(BUILD)/libhalut.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -ldnnl -lopenblas $(MODEL_LIBS)
+
+$(BUILD)/tests/bench/echo: $(BUILD)/tests/bench/echo.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -luv
 
 $(BUILD)/tests/failmalloc.so: tests/failmalloc.c
 	@mkdir -p $(@D)
@@ -130,6 +133,10 @@ bench: all ## measure against ONNX Runtime, OpenBLAS and oneDNN, interleaved on 
 	@deploy/packages.sh libdnnl-dev
 	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/products
 	tests/bench/run.sh $(BUILD)
+bench-http: all ## what serving costs on top of computing: processor time, throughput, latency
+	deploy/packages.sh wrk python3-numpy util-linux
+	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/echo
+	tests/bench/http.py $(BUILD)
 bench-replicas: all ## requests a second through HAProxy against the number of daemons behind it
 	HALUT_BUILD=$(abspath $(BUILD)) tests/bench/replicas.sh
 

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -276,8 +277,10 @@ static void top_write(const struct halut_job *job, const int32_t *logits,
   for (uint32_t place = 0; place < top; place++) {
     halut_json_out_format(out, "%s{\"label\":", place > 0 ? "," : "");
     halut_json_out_string(out, info->labels[order[place]]);
-    halut_json_out_format(out, ",\"index\":%u,\"probability\":%.6f}", order[place],
-                          halut_softmax_at(&softmax, logits[order[place]]));
+    /* Millionths, since printing a double takes ten times as long. */
+    unsigned share = (unsigned)lround(halut_softmax_at(&softmax, logits[order[place]]) * 1e6);
+    halut_json_out_format(out, ",\"index\":%u,\"probability\":%u.%06u}", order[place],
+                          share / 1000000, share % 1000000);
   }
   halut_json_out_format(out, "]");
 }

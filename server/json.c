@@ -16,7 +16,7 @@
 
 /* ---- Splitting ---- */
 
-enum { DEPTH_LIMIT = 512, CUTS_FIRST = 16, MARK_MAX = 16 };
+enum { DEPTH_LIMIT = 512, CUTS_FIRST = 16, MARK_MAX = 16, OUT_FIRST = 1024, FORMAT_BYTES = 95 };
 
 /* A piece of the body that the envelope has a mark for. */
 struct cut {
@@ -424,7 +424,7 @@ static bool reserve(struct halut_json_out *out, size_t bytes) {
   }
   if (needed < out->capacity)
     return true;
-  size_t capacity = out->capacity < 256 ? 256 : out->capacity * 2;
+  size_t capacity = out->capacity < OUT_FIRST ? OUT_FIRST : out->capacity * 2;
   if (capacity <= needed)
     capacity = needed + 1;
   char *data = realloc(out->data, capacity);
@@ -448,13 +448,18 @@ __attribute__((format(printf, 2, 0))) static void append_format(struct halut_jso
                                                                 const char *format, va_list list) {
   va_list again;
   va_copy(again, list);
-  int bytes = vsnprintf(NULL, 0, format, list);
+  /* Formatted where it belongs, and once more only if there was too little room. */
+  size_t room = reserve(out, FORMAT_BYTES) ? FORMAT_BYTES + 1 : 0;
+  int bytes = vsnprintf(room > 0 ? out->data + out->bytes : NULL, room, format, list);
   if (bytes < 0)
     out->failed = true;
-  if (bytes >= 0 && reserve(out, (size_t)bytes)) {
+  bool is_whole = bytes >= 0 && (size_t)bytes < room;
+  if (bytes >= 0 && !is_whole && reserve(out, (size_t)bytes)) {
     vsnprintf(out->data + out->bytes, (size_t)bytes + 1, format, again);
-    out->bytes += (size_t)bytes;
+    is_whole = true;
   }
+  if (is_whole)
+    out->bytes += (size_t)bytes;
   va_end(again);
 }
 

@@ -18,13 +18,16 @@ struct worker {
 struct halut_pool {
   struct halut_pool_options options;
   uv_async_t wake;
+  uv_prepare_t tell;
   pthread_mutex_t mutex; /* guards batcher, idle, quit */
   pthread_cond_t ready;
   struct halut_batcher *batcher;
   uint32_t idle;
   bool quit;
   uint32_t started;                      /* worker threads that run */
-  uint32_t pending;                      /* loop thread only */
+  uint32_t pending;                      /* loop thread only, as the next two */
+  uint32_t handles;                      /* that are not closed yet */
+  bool is_told;                          /* nothing was submitted since the workers were woken */
   _Atomic(struct halut_item *) finished; /* newest first; taken whole by the loop */
   struct worker *workers;
 };
@@ -111,8 +114,23 @@ static void pool_stop(struct halut_pool *pool) {
   pool->started = 0;
 }
 
+/* Before the loop waits: all that came in one round of it wakes a worker once, and is one batch. */
+static void pool_on_tell(uv_prepare_t *handle) {
+  struct halut_pool *pool = handle->data;
+  if (pool->is_told)
+    return;
+  pool->is_told = true;
+  pthread_mutex_lock(&pool->mutex);
+  bool wake = pool->idle > 0;
+  pthread_mutex_unlock(&pool->mutex);
+  if (wake)
+    pthread_cond_signal(&pool->ready);
+}
+
 static void pool_free(uv_handle_t *handle) {
   struct halut_pool *pool = handle->data;
+  if (--pool->handles > 0)
+    return;
   halut_batcher_close(pool->batcher);
   pthread_cond_destroy(&pool->ready);
   pthread_mutex_destroy(&pool->mutex);
@@ -133,11 +151,17 @@ int halut_pool_open(uv_loop_t *loop, const struct halut_pool_options *options,
   }
   pthread_mutex_init(&pool->mutex, NULL);
   pthread_cond_init(&pool->ready, NULL);
-  pool->wake.data = pool;
+  pool->wake.data = pool->tell.data = pool;
+  pool->is_told = true;
+  pool->handles = 1;
   if (uv_async_init(loop, &pool->wake, pool_on_wake) != 0) {
     pool_free((uv_handle_t *)&pool->wake);
     return halut_fail(diag, HALUT_EIO, 0, "no wake-up handle for the worker pool");
   }
+  pool->handles = 2;
+  uv_prepare_init(loop, &pool->tell); /* never fails, nor does starting it */
+  uv_prepare_start(&pool->tell, pool_on_tell);
+  uv_unref((uv_handle_t *)&pool->tell);
   pool->workers = calloc(options->workers, sizeof *pool->workers);
   if (pool->workers == NULL) {
     error = halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u workers", options->workers);
@@ -161,13 +185,11 @@ fail:
 int halut_pool_submit(struct halut_pool *pool, struct halut_item *item, uint64_t now_ns) {
   pthread_mutex_lock(&pool->mutex);
   int error = halut_batcher_submit(pool->batcher, item, now_ns);
-  bool wake = error == 0 && pool->idle > 0;
   pthread_mutex_unlock(&pool->mutex);
   if (error != 0)
     return error;
   pool->pending++;
-  if (wake)
-    pthread_cond_signal(&pool->ready);
+  pool->is_told = false;
   return 0;
 }
 
@@ -188,4 +210,5 @@ void halut_pool_close(struct halut_pool *pool) {
   assert(pool->pending == 0);
   pool_stop(pool);
   uv_close((uv_handle_t *)&pool->wake, pool_free);
+  uv_close((uv_handle_t *)&pool->tell, pool_free);
 }

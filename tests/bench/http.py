@@ -1,0 +1,177 @@
+#!/usr/bin/python3
+"""http.py BUILD [--rounds N] [--seconds S]: what serving costs, on top of computing.
+
+    overhead    CPU time of the server for a POST of 3,072 bytes at 16 connections, to classify with a network whose
+                kernel costs next to nothing, against a bare libuv server that sends the same body back (echo.c)
+    throughput  answers a second at saturation (64 connections) against images a second of `halut bench`
+    latency     the 99th percentile at half of that rate, sent evenly, against the median time of computing
+
+Servers run on one processor, clients on another. Rounds of what is compared are interleaved; figures are medians. Needs
+NumPy and wrk.
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(TOP / "models/golden"))
+import make  # noqa: E402
+
+BYTES = 3072
+SHIPPED = TOP / "models/resnet9-cifar10.safetensors"
+HERE, THERE = (sorted(os.sched_getaffinity(0)) * 2)[:2]  # of the servers, of the clients
+SENDERS = 16
+
+
+class Server:
+    def __init__(self, *command):
+        self.process = subprocess.Popen(["taskset", "-c", str(HERE), *map(str, command)], stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, text=True)
+        self.port = int(re.search(r"(\d+)\s*$", self.process.stdout.readline()).group(1))
+
+    def cpu(self):
+        """Nanoseconds of processor time of all its threads."""
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
+
+    def load(self, script, connections, seconds):
+        """Answers a second, and the server's microseconds of processor time for each."""
+        before = self.cpu()
+        done = subprocess.run(["taskset", "-c", str(THERE), "wrk", "-t", "1", "-c", str(connections), "-d",
+                               f"{seconds}s", "-s", script, f"http://127.0.0.1:{self.port}/v1/classify"],
+                              capture_output=True, text=True, check=True).stdout
+        if "Non-2xx" in done or "Socket errors" in done:
+            raise SystemExit(done)
+        answers = int(re.search(r"(\d+) requests in", done).group(1))
+        return float(re.search(r"Requests/sec: *([\d.]+)", done).group(1)), (self.cpu() - before) / answers / 1e3
+
+    def stop(self):
+        self.process.terminate()
+        if self.process.wait(20) not in (0, -15):
+            raise SystemExit(f"a server ended with {self.process.returncode}")
+        self.process.stdout.close()
+
+
+def daemon(build, folder):
+    return Server(build / "halutd", "--listen", "127.0.0.1:0", "--models", folder, "--workers", "1")
+
+
+def bench(build, model, batch, seconds):
+    done = subprocess.run(["taskset", "-c", str(HERE), build / "halut", "bench", model, "--batch", str(batch),
+                           "--seconds", str(seconds), "--json"], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def evenly(port, body, rate, seconds):
+    """Sends so many requests a second at even distances; returns their latencies, seconds from when they were due."""
+    request = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    begin, took = time.monotonic() + 0.1, []
+
+    def send(index):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for i in range(index, int(rate * seconds), SENDERS):
+                due = begin + i / rate
+                time.sleep(max(0, due - time.monotonic()))
+                connection.sendall(request)
+                answer = connection.recv(65536)
+                if not answer.startswith(b"HTTP/1.1 200"):
+                    raise SystemExit(answer)
+                took.append(time.monotonic() - due)
+
+    threads = [threading.Thread(target=send, args=(index,)) for index in range(SENDERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return took
+
+
+def spread(values, digits=2):
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def overhead(build, folder, script, args):
+    """Rows of the table: microseconds by both servers, and their ratio."""
+    net = make.Net("next-to-nothing", [3, 32, 32], [125, 123, 114], 1)
+    net.pool("maxpool", (16, 16))
+    net.pool("maxpool", (2, 2))
+    net.linear(10)
+    model = folder / "nothing.safetensors"
+    net.save(str(model), [f"class {i}" for i in range(10)], 1, "for tests/bench/http.py")
+    kernel = bench(build, model, 1, 1)["cpu_seconds_per_image"] * 1e6
+    shutil.copytree(folder, folder / "nothing", ignore=lambda *_: ["nothing"])
+    port, ours, theirs = free_port(), [], []
+    echo, served = Server(build / "tests/bench/echo", port), daemon(build, folder / "nothing")
+    for _ in range(args.rounds):
+        theirs.append(echo.load(script, 16, args.seconds)[1])
+        ours.append(served.load(script, 16, args.seconds)[1] - kernel)
+    echo.stop()
+    served.stop()
+    return [("CPU a POST of 3,072 bytes, bare libuv echo", f"{spread(theirs, 1)} µs"),
+            (f"the same, halutd less its kernel ({kernel:.1f} µs)", f"{spread(ours, 1)} µs"),
+            ("ratio", spread([a / b for a, b in zip(ours, theirs)]))]
+
+
+def serving(build, folder, script, body, args):
+    """Rows of the table: throughput and latency with the shipped network."""
+    (folder / "shipped").mkdir()
+    shutil.copy(SHIPPED, folder / "shipped")
+    served, alone, rates, late, computing = daemon(build, folder / "shipped"), [], [], [], []
+    for _ in range(args.rounds):
+        alone.append(bench(build, SHIPPED, 64, args.seconds)["images_per_second"])
+        rates.append(served.load(script, 64, args.seconds)[0])
+        one = 1e3 / bench(build, SHIPPED, 1, args.seconds)["images_per_second"]
+        took = sorted(evenly(served.port, body, rates[-1] / 2, args.seconds))
+        late.append(1e3 * took[int(0.99 * len(took))])
+        computing.append(one)
+    served.stop()
+    return [("images/s, `halut bench`", spread(alone, 0)), ("answers/s at saturation", spread(rates, 0)),
+            ("share", spread([a / b for a, b in zip(rates, alone)])),
+            ("an image computed alone", f"{spread(computing)} ms"),
+            ("99th percentile at half of that rate", f"{spread(late)} ms"),
+            ("ratio", spread([a / b for a, b in zip(late, computing)]))]
+
+
+def main():
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("build", type=pathlib.Path)
+    cli.add_argument("--rounds", type=int, default=5)
+    cli.add_argument("--seconds", type=int, default=3)
+    args = cli.parse_args()
+    build = args.build.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        body = bytes(range(256)) * (BYTES // 256)
+        (folder / "body").write_bytes(body)
+        script = folder / "post.lua"
+        script.write_text(f'local file = io.open("{folder}/body", "rb")\n'
+                          'wrk.method, wrk.body = "POST", file:read("*a")\n')
+        rows = overhead(build, folder, script, args) + serving(build, folder, script, body, args)
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), "this machine")
+    print(f"{name}, server on processor {HERE}, client on {THERE}; median (least-most) of {args.rounds} rounds\n")
+    print("| what | figure |\n| --- | --- |")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()

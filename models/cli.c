@@ -83,7 +83,7 @@ bool halut_cli_session(const struct halut_command *command, const struct halut_m
   return rc == 0;
 }
 
-const char *halut_cli_cpu_used(const char *backend, const char *cpu) {
+uint32_t halut_cli_cpu_flags(const char *backend, const char *cpu) {
   uint32_t flags = halut_cpu_flags(), mask;
   if (cpu && halut_cpu_ceiling(cpu, &mask, NULL) == 0)
     flags &= mask;
@@ -92,7 +92,11 @@ const char *halut_cli_cpu_used(const char *backend, const char *cpu) {
     if (sscanf(option + 1, "cpu=%15[^,]", name) == 1 && halut_cpu_ceiling(name, &mask, NULL) == 0)
       flags &= mask;
   }
-  return halut_cpu_name(flags);
+  return flags;
+}
+
+const char *halut_cli_cpu_used(const char *backend, const char *cpu) {
+  return halut_cpu_name(halut_cli_cpu_flags(backend, cpu));
 }
 
 int halut_cli_finish(const struct halut_command *command) {

@@ -72,7 +72,9 @@ bool halut_cli_session(const struct halut_command *command, const struct halut_m
                        const char *backend, const char *cpu, uint32_t batch_max,
                        struct halut_session **out, int *exit_out);
 
-/* Name of the best instruction set that such a session uses; both must have been accepted. */
+/* The instruction sets (core/cpu.h) that such a session may use, both having been accepted, and the
+ * name of the best. */
+uint32_t halut_cli_cpu_flags(const char *backend, const char *cpu);
 const char *halut_cli_cpu_used(const char *backend, const char *cpu);
 
 /* Prints and releases `object`, which may be NULL for out of memory. Returns an exit code. */

@@ -1,13 +1,15 @@
 /* DESIGN: two measurements. Throughput: every thread runs its own session as fast as it can until
  * the time is over. Layers: one thread then runs with an observer, which costs a little, and keeps
  * the shortest time of each layer over many runs. Cycles come from the clock that a chain of
- * dependent additions shows. */
+ * dependent additions shows. What the kernels could do with some of a layer's tables, all of them
+ * in the first-level cache and the codes made already, is its ceiling. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "../core/kernels.h"
 #include "cli.h"
 #include "graph.h"
 
@@ -16,7 +18,11 @@ enum {
   WARM_RUNS = 2,
   LAYER_RUNS_MIN = 5,
   CLOCK_ROUNDS = 9,
-  CLOCK_STEPS = 4000 /* of 64 dependent additions, a cycle each */
+  CLOCK_STEPS = 4000, /* of 64 dependent additions, a cycle each */
+  CEILING_CODEBOOKS = 64,
+  CEILING_OUTPUTS = 8,
+  CEILING_ROUNDS = 300,
+  CEILING_CALLS = 4 /* timed together */
 };
 
 struct bench_args {
@@ -95,6 +101,52 @@ static double clock_measure(void) {
     double ghz = took ? 64.0 * CLOCK_STEPS / (double)took : 0;
     best = ghz > best ? ghz : best;
   }
+  return best;
+}
+
+/* Lookups a nanosecond of `map` on a block of the first tables of some outputs: the best of several
+ * rounds, 0 without memory. */
+static double ceiling_measure(const struct halut_lut *lut, uint32_t cpu_flags) {
+  static const int32_t bias[CEILING_OUTPUTS];
+  static const uint16_t scale[CEILING_OUTPUTS];
+  const struct halut_requant requant = {bias, scale};
+  struct halut_lut part = *lut;
+  struct halut_kernels kernels;
+  struct halut_packed packed = {0};
+  double best = 0;
+  part.codebooks = lut->codebooks < CEILING_CODEBOOKS ? lut->codebooks : CEILING_CODEBOOKS;
+  part.outputs = lut->outputs < CEILING_OUTPUTS ? lut->outputs : CEILING_OUTPUTS;
+  part.shared = NULL;
+  halut_kernels_init(&kernels, cpu_flags);
+  const size_t output = (size_t)lut->codebooks * HALUT_PROTOTYPES;
+  const size_t tables = (size_t)part.codebooks * HALUT_PROTOTYPES;
+  int8_t *table = halut_alloc(part.outputs * tables);
+  uint8_t *codes = halut_alloc(halut_codes_bytes(part.codebooks));
+  uint8_t *out = halut_alloc((size_t)part.outputs * HALUT_CODE_BLOCK);
+  if (!table || !codes || !out)
+    goto done;
+  for (uint32_t m = 0; m < part.outputs; m++)
+    memcpy(table + m * tables, lut->table + lut->outputs / part.outputs * m * output, tables);
+  for (size_t i = 0; i < (size_t)part.codebooks * HALUT_CODE_BLOCK; i++)
+    codes[i] = (uint8_t)(i * 7 % HALUT_PROTOTYPES);
+  part.table = table;
+  if (halut_pack(&part, kernels.accumulate->layout, &packed, NULL))
+    goto done;
+  if (kernels.accumulate->arrange)
+    kernels.accumulate->arrange(&packed, codes);
+  for (int round = 0; round < CEILING_ROUNDS; round++) {
+    uint64_t began = halut_cli_now_ns();
+    for (int call = 0; call < CEILING_CALLS; call++)
+      kernels.accumulate->map(&packed, codes, HALUT_CODE_BLOCK, &requant, out, HALUT_CODE_BLOCK);
+    double took = (double)(halut_cli_now_ns() - began);
+    double made = (double)CEILING_CALLS * part.outputs * part.codebooks * HALUT_CODE_BLOCK;
+    best = took > 0 && made / took > best ? made / took : best;
+  }
+done:
+  halut_unpack(&packed);
+  free(table);
+  free(codes);
+  free(out);
   return best;
 }
 
@@ -240,6 +292,8 @@ struct line {
   const char *op;
   double microseconds; /* an image or row */
   double lookups;
+  const struct halut_lut *lut; /* NULL for what looks nothing up */
+  double ceiling;              /* lookups a cycle, 0 where none was measured */
 };
 
 static uint64_t lookups_of(const struct halut_node *node) {
@@ -256,7 +310,8 @@ static uint32_t lines_make(const struct bench *bench, const struct totals *total
     lines[0] = (struct line){.name = "product",
                              .op = "product",
                              .microseconds = (double)totals->layers.best_ns[0] * scale,
-                             .lookups = (double)info->lut.codebooks * info->lut.outputs};
+                             .lookups = (double)info->lut.codebooks * info->lut.outputs,
+                             .lut = &info->lut};
     return 1;
   }
   uint32_t count = 0;
@@ -268,6 +323,7 @@ static uint32_t lines_make(const struct bench *bench, const struct totals *total
     *line = (struct line){.op = halut_op_name(node->op),
                           .microseconds = (double)totals->layers.best_ns[n] * scale,
                           .lookups = (double)lookups_of(node)};
+    line->lut = lookups_of(node) ? &node->lut : NULL;
     snprintf(line->name, sizeof(line->name), "%s", node->name);
     for (bool again = true; again;) {
       again = false;
@@ -280,6 +336,7 @@ static uint32_t lines_make(const struct bench *bench, const struct totals *total
         snprintf(joined, sizeof(joined), "%.63s+%.120s", node->name, line->name);
         memcpy(line->name, joined, sizeof(joined));
         line->lookups += (double)lookups_of(node);
+        line->lut = lookups_of(node) ? &node->lut : line->lut;
         line->op = halut_op_name(node->op);
         again = true;
         break;
@@ -289,6 +346,18 @@ static uint32_t lines_make(const struct bench *bench, const struct totals *total
   return count;
 }
 
+/* Of the kernels, so there is none where the accelerator computes. */
+static void ceilings_measure(const struct bench *bench, double clock_ghz, struct line *lines,
+                             uint32_t count) {
+  const struct bench_args *args = &bench->args;
+  if (strncmp(args->backend, halut_backend_cpu.name, strlen(halut_backend_cpu.name)) != 0)
+    return;
+  for (uint32_t i = 0; i < count; i++)
+    if (lines[i].lut)
+      lines[i].ceiling =
+          ceiling_measure(lines[i].lut, halut_cli_cpu_flags(args->backend, args->cpu)) / clock_ghz;
+}
+
 static int result_json(const struct bench *bench, const struct totals *totals,
                        const struct line *lines, uint32_t count) {
   json_t *layers = json_array();
@@ -296,10 +365,12 @@ static int result_json(const struct bench *bench, const struct totals *totals,
   for (uint32_t i = 0; i < count; i++) {
     double cycles = lines[i].microseconds * totals->clock_ghz * 1e3;
     json_array_append_new(layers,
-                          json_pack("{s:s, s:s, s:f, s:f, s:f, s:f}", "name", lines[i].name, "op",
-                                    lines[i].op, "microseconds", lines[i].microseconds, "cycles",
-                                    cycles, "lookups", lines[i].lookups, "lookups_per_cycle",
-                                    cycles > 0 ? lines[i].lookups / cycles : 0));
+                          json_pack("{s:s, s:s, s:f, s:f, s:f, s:f, s:f}", "name", lines[i].name,
+                                    "op", lines[i].op, "microseconds", lines[i].microseconds,
+                                    "cycles", cycles, "lookups", lines[i].lookups,
+                                    "lookups_per_cycle",
+                                    cycles > 0 ? lines[i].lookups / cycles : 0,
+                                    "ceiling_lookups_per_cycle", lines[i].ceiling));
   }
   bool network = bench->info->kind == HALUT_NETWORK;
   json_t *object = json_pack(
@@ -308,9 +379,8 @@ static int result_json(const struct bench *bench, const struct totals *totals,
       halut_cli_cpu_used(bench->args.backend, bench->args.cpu), "threads",
       (json_int_t)bench->args.threads, "batch", (json_int_t)bench->args.batch, "seconds",
       totals->seconds, "images", (json_int_t)totals->items, "images_per_second",
-      items / totals->seconds,
-      "cpu_seconds_per_image", totals->cpu_seconds / items, "lookups_per_image",
-      (double)totals->stats.lookups / items, "clock_ghz", totals->clock_ghz,
+      items / totals->seconds, "cpu_seconds_per_image", totals->cpu_seconds / items,
+      "lookups_per_image", (double)totals->stats.lookups / items, "clock_ghz", totals->clock_ghz,
       "device_cycles_per_image", (double)totals->stats.device_cycles / items, "layers", layers);
   return halut_cli_json(bench->command, object);
 }
@@ -331,14 +401,16 @@ static int result_text(const struct bench *bench, const struct totals *totals,
            (double)totals->stats.device_cycles / items,
            (double)totals->stats.lookups / (double)totals->stats.device_cycles,
            100 * (double)totals->stats.device_stalls / (double)totals->stats.device_cycles);
-  printf("\none thread, shortest times, clock %.2f GHz\n%-28s %-8s %10s %6s %12s %8s\n",
-         totals->clock_ghz, "layer", "op", "us", "share", "lookups", "a cycle");
+  printf("\none thread, shortest times, clock %.2f GHz\n%-28s %-8s %10s %6s %12s %8s %8s\n",
+         totals->clock_ghz, "layer", "op", "us", "share", "lookups", "a cycle", "ceiling");
   for (uint32_t i = 0; i < count; i++) {
     double cycles = lines[i].microseconds * totals->clock_ghz * 1e3;
     printf("%-28s %-8s %10.3f %5.1f%%", lines[i].name, lines[i].op, lines[i].microseconds,
            sum > 0 ? 100 * lines[i].microseconds / sum : 0);
     if (lines[i].lookups > 0)
       printf(" %12.0f %8.1f", lines[i].lookups, cycles > 0 ? lines[i].lookups / cycles : 0);
+    if (lines[i].ceiling > 0)
+      printf(" %8.1f", lines[i].ceiling);
     putchar('\n');
   }
   printf("%-28s %-8s %10.3f\n", "all", "", sum);
@@ -358,6 +430,7 @@ static int bench_measure(struct bench *bench, const struct halut_model *model,
     exit_code = layers_measure(bench, &workers[0], totals);
   if (!exit_code) {
     uint32_t count = lines_make(bench, totals, lines);
+    ceilings_measure(bench, totals->clock_ghz, lines, count);
     exit_code = bench->args.json ? result_json(bench, totals, lines, count)
                                  : result_text(bench, totals, lines, count);
   }
@@ -395,7 +468,8 @@ const struct halut_command halut_command_bench = {
     .details =
         "Runs the model in this process, without the daemon: all threads for throughput, then one\n"
         "thread layer by layer. A learned convolution and what is computed along with it are one\n"
-        "layer. For a product an \"image\" of the JSON names is a row.",
+        "layer. For a product an \"image\" of the JSON names is a row. The ceiling is what the\n"
+        "kernels make of some of the layer's tables when these and the codes are at hand.",
     .options = options,
     .operands_min = 1,
     .operands_max = 1,

@@ -134,6 +134,8 @@ class Models(unittest.TestCase):
         self.assertEqual(sum(layer["lookups"] for layer in is_["layers"]), lookups)
         self.assertEqual([layer["name"] for layer in is_["layers"]],
                          ["conv1", "halut2+maxpool3", "halut4", "halut5+add6", "maxpool7", "linear8"])
+        looking = [layer["name"] for layer in is_["layers"] if layer["ceiling_lookups_per_cycle"] > 0]
+        self.assertEqual(looking, ["halut2+maxpool3", "halut4", "halut5+add6"])
         self.assertGreater(is_["images_per_second"], 0)
         self.assertGreater(is_["cpu_seconds_per_image"], 0)
         self.assertGreater(is_["clock_ghz"], 0.1)

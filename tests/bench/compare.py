@@ -4,12 +4,15 @@
 Each round runs, for each batch size, ours, the runtime's float32 and its int8, one after the other
 on one core. What counts is processor time for an image: it stays when the machine is shared. The
 ratio is taken within each round; its median and its least and greatest value are printed. Writes
-WORK/bench.json and, where Matplotlib is installed, WORK/bench.png.
+WORK/bench.json and, where Matplotlib is installed, WORK/bench.png. Beside the times, lookups a cycle
+by layer against what the kernels reach on some of the layer's tables when nothing else bounds them,
+and the instructions of an image, which do not depend on who else is using the core.
 """
 import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -57,6 +60,41 @@ def summarise(times):
                 "ratio_greatest": max(ratios),
             }
     return table
+
+
+def layers(options):
+    """The layers that look up, at the largest batch: {instruction set: [{...}]}."""
+    found = {}
+    for cpu in ("avx512", "avx2"):
+        ours = [options.halut, "bench", options.model, "--cpu", cpu, "--batch", str(max(options.batches)),
+                "--seconds", str(options.seconds), "--json"]
+        made = run(ours, options.core)
+        if made["cpu"] == cpu:
+            found[cpu] = [layer for layer in made["layers"] if layer["lookups"] > 0]
+    return found
+
+
+def instructions(options):
+    """Instructions of one image with AVX2 (Valgrind knows no AVX-512), None where there is none."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
+               "--toggle-collect=halut_session_run", options.halut, "classify", "--cpu", "avx2",
+               options.model, options.picture]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    counted = re.search(r"Collected : (\d+)", done.stderr)
+    return int(counted[1]) if done.returncode == 0 and counted else None
+
+
+def print_layers(found):
+    for cpu, lines in found.items():
+        print(f"\n| layer, {cpu} | us an image | lookups a cycle | ceiling | reached |")
+        print("| --- | ---: | ---: | ---: | ---: |")
+        for line in lines:
+            reached, ceiling = line["lookups_per_cycle"], line["ceiling_lookups_per_cycle"]
+            print(f"| {line['name']} | {line['microseconds']:.1f} | {reached:.1f} | {ceiling:.1f} | "
+                  f"{reached / ceiling:.0%} |")
 
 
 def processor():
@@ -116,15 +154,20 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 64])
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--picture", default="models/photo/cat.jpg")
     options = parser.parse_args()
     table = summarise(measure(options))
     about = {"processor": processor(), "core": options.core, "rounds": options.rounds,
-             "seconds": options.seconds, "load": os.getloadavg()[0], "results": table}
+             "seconds": options.seconds, "load": os.getloadavg()[0], "results": table,
+             "layers": layers(options), "instructions_per_image": instructions(options)}
     with open(os.path.join(options.work, "bench.json"), "w") as out:
         json.dump(about, out, indent=1)
     print(f"\n{about['processor']}, core {options.core}, median of {options.rounds} interleaved rounds "
           f"of {options.seconds:g} s, load {about['load']:.1f}\n")
     print_table(table)
+    print_layers(about["layers"])
+    if about["instructions_per_image"]:
+        print(f"\n{about['instructions_per_image']:,} instructions an image with AVX2, batch 1 (callgrind)")
     draw(table, os.path.join(options.work, "bench.png"))
 
 

@@ -16,7 +16,7 @@ if [ ! -f "$model" ]; then
   exit 1
 fi
 command -v node >/dev/null || deploy/packages.sh nodejs npm
-deploy/packages.sh python3-onnx python3-matplotlib util-linux
+deploy/packages.sh python3-onnx python3-matplotlib util-linux valgrind
 
 mkdir -p "$build/bench"
 # An OpenBLAS that is older than the processor takes it for one without AVX, and is several times slower than it can be.

@@ -27,11 +27,32 @@ changes_under_load() {
   cat "$top/load.log"
   return "$code"
 }
+# Each daemon reads its models again, then each is restarted, one after the other.
+rolls_under_load() {
+  /usr/bin/python3 tests/deploy/load.py http://127.0.0.1:8080 8 4 10000 >"$top/load.log" 2>&1 &
+  local load=$! n
+  for n in 1 3 4; do
+    sleep 0.5
+    kill -HUP "${daemons[$n]}"
+  done
+  for n in 1 3 4; do
+    sleep 0.5
+    kill -TERM "${daemons[$n]}"
+    wait "${daemons[$n]}" || { echo "a drained daemon ended with $?"; return 1; }
+    start "$n" || return
+  done
+  wait "$load"
+  local code=$?
+  cat "$top/load.log"
+  return "$code"
+}
 
 try "three daemons start" start_three
 [ "$failed" -eq 0 ] || finish
 try "HAProxy stands in front of them" balance 1 2 3 4
 [ "$failed" -eq 0 ] || finish
 try "no request fails while one is killed, one drained, one added, one restarted" changes_under_load
+tail -n 1 "$top/load.log"
+try "none of 10,000 fails across a rolling reload and a rolling restart" rolls_under_load
 tail -n 1 "$top/load.log"
 finish

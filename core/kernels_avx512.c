@@ -23,29 +23,36 @@ enum {
   AHEAD_BYTES = 2048 /* how far ahead tables are fetched, also past the last */
 };
 
-/* The last 32 rows are AVX2's: a masked load that reaches past its array is exact but, where the
- * next page is missing, takes thousands of cycles (core/PERFORMANCE.md, try 8). */
-static void avx512_encode_last(const uint8_t *const source[HALUT_LEVELS],
-                               const uint8_t *const *mask,
-                               const uint8_t threshold[HALUT_PROTOTYPES], size_t row,
+/* The last 32 rows, in half a register: a masked load of a whole one that reaches past its array is
+ * exact but, where the next page is missing, takes thousands of cycles (core/PERFORMANCE.md, try
+ * 8). */
+INLINE void avx512_encode_last(const uint8_t *const source[HALUT_LEVELS],
+                               const uint8_t *const *mask, __m128i threshold, size_t row,
                                uint8_t *codes) {
-  const uint8_t *value[HALUT_LEVELS], *bits[HALUT_LEVELS];
+  const __m256i one = _mm256_set1_epi8(1), tree = _mm256_broadcastsi128_si256(threshold);
+  __m256i node = one;
+#pragma GCC unroll 4
   for (int level = 0; level < HALUT_LEVELS; level++) {
-    value[level] = source[level] + row;
-    if (mask) bits[level] = mask[level] + row;
+    __m256i value = _mm256_loadu_si256((const __m256i *)(source[level] + row));
+    if (mask)
+      value = _mm256_and_si256(value, _mm256_loadu_si256((const __m256i *)(mask[level] + row)));
+    __mmask32 right = _mm256_cmpgt_epu8_mask(value, _mm256_shuffle_epi8(tree, node));
+    node = _mm256_add_epi8(node, node);
+    node = _mm256_mask_add_epi8(node, right, node, one);
   }
-  halut_encode_avx2(value, mask ? bits : NULL, threshold, HALUT_ROW_BLOCK, codes, 0);
+  _mm256_storeu_si256((__m256i *)codes, _mm256_and_si256(node, _mm256_set1_epi8(15)));
 }
 
 void halut_encode_avx512(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
                          const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
                          size_t stride) {
   const __m512i one = _mm512_set1_epi8(1), low = _mm512_set1_epi8(15);
-  const __m512i tree = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)threshold));
+  const __m128i heap = _mm_loadu_si128((const __m128i *)threshold);
+  const __m512i tree = _mm512_broadcast_i32x4(heap);
   for (size_t row = 0; row < rows; row += 64) {
     uint8_t *to = codes + row / HALUT_CODE_BLOCK * stride + row % HALUT_CODE_BLOCK;
     if (rows - row < 64) {
-      avx512_encode_last(source, mask, threshold, row, to);
+      avx512_encode_last(source, mask, heap, row, to);
       break;
     }
     __m512i node = one;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""System model of the accelerator: cycles, table traffic and energy of an image of ResNet-9.
+"""System model of the accelerator: cycles, table traffic and energy of an image of the shipped network.
 
 usage: model.py                     a table over units and batch, next to the original's published figures
        model.py --svg FILE          the same as a plot
@@ -14,11 +14,11 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import sys
 
-LAYERS = ((1024, 64, 128), (256, 128, 128), (256, 128, 128), (256, 128, 256), (64, 256, 256), (16, 256, 256),
-          (16, 256, 256))  # rows of an image, codebooks, outputs
+TOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 SUM_CODEBOOKS = 256
 HZ = 624e6  # the original's clock, so that the two can be compared
 ORIGINAL = "986 images/s, 23.8 uJ"
@@ -26,12 +26,30 @@ ORIGINAL = "986 images/s, 23.8 uJ"
 
 def energy_constants():
     """{counter: picojoules} from core/energy.h."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "core", "energy.h")
-    with open(path, encoding="utf-8") as file:
+    with open(os.path.join(TOP, "core", "energy.h"), encoding="utf-8") as file:
         found = re.findall(r"XX\((\w+), ([0-9.]+),", file.read())
     if len(found) != 3:
         raise SystemExit("model.py: core/energy.h does not list three constants")
     return {name: float(value) for name, value in found}
+
+
+def learned_layers():
+    """[rows of an image, codebooks, outputs] of each learned layer, from the head of the model file."""
+    with open(os.path.join(TOP, "models", "resnet9-cifar10.safetensors"), "rb") as file:
+        length, = struct.unpack("<Q", file.read(8))
+        head = json.loads(file.read(length))
+    shape = json.loads(head["__metadata__"]["halut.input"])
+    sizes, found = {"input": (shape["height"], shape["width"])}, []
+    for node in json.loads(head["__metadata__"]["halut.graph"]):
+        size = sizes[node["in"][0]]
+        if "kernel" in node:
+            size = tuple((n + 2 * pad - kernel) // stride + 1 for n, pad, kernel, stride in
+                         zip(size, node.get("pad", (0, 0)), node["kernel"], node["stride"]))
+        sizes[node["name"]] = size
+        if node["op"] == "halut":
+            outputs, codebooks, _ = head[node["name"] + ".table"]["shape"]
+            found.append((size[0] * size[1], codebooks, outputs))
+    return found
 
 
 class Unit:
@@ -41,6 +59,9 @@ class Unit:
         self.slots, self.lanes, self.rows, self.codebooks = slots, lanes, rows, codebooks
         self.beats = lanes // beat_lanes
         self.load_cycles = max(1, math.ceil(lanes / bytes_per_cycle))  # of a load beat
+
+
+LAYERS = learned_layers()
 
 
 def run_cycles(unit, row_groups, groups):
@@ -149,7 +170,7 @@ def svg(path):
             lines.setdefault((resident, width, units), []).append((batch, speed, energy))
     out = ['<svg xmlns="http://www.w3.org/2000/svg" width="760" height="330" font-family="sans-serif" font-size="11">',
            '<rect width="760" height="330" fill="white"/>']
-    for panel, (index, title, top) in enumerate(((1, "images/s at 624 MHz (log)", 2e5), (2, "uJ/image", 22))):
+    for panel, (index, title, top) in enumerate(((1, "images/s at 624 MHz (log)", 2e5), (2, "uJ/image", 28))):
         left = 60 + 380 * panel
 
         def y(value, index=index, top=top):
@@ -157,7 +178,7 @@ def svg(path):
 
         out.append(f'<text x="{left}" y="20">{title}, against batch</text>'
                    f'<path d="M{left} 40V260H{left + 280}" fill="none" stroke="black"/>')
-        for tick in (1e3, 1e4, 1e5) if index == 1 else (5, 10, 15, 20):
+        for tick in (1e3, 1e4, 1e5) if index == 1 else (5, 10, 15, 20, 25):
             out.append(f'<text x="{left - 6}" y="{y(tick) + 4:.0f}" text-anchor="end">{tick:g}</text>')
         for k, batch in enumerate((1, 4, 16, 64)):
             out.append(f'<text x="{left + 90 * k}" y="275" text-anchor="middle">{batch}</text>')
@@ -173,7 +194,7 @@ def svg(path):
                            f'{units} unit{"s, dashed" if units > 1 else ""}</text>')
         if index == 2:
             out.append(f'<path d="M{left} {y(14.5):.0f}h280" stroke="#888" stroke-dasharray="2 2"/>'
-                       f'<text x="{left + 150}" y="{y(14.5) - 4:.0f}" fill="#666">original, same layers: 14.5</text>')
+                       f'<text x="{left + 150}" y="{y(14.5) - 4:.0f}" fill="#666">original, its layers: 14.5</text>')
         else:
             out.append(f'<path d="M{left} {y(1000):.0f}h280" stroke="#888" stroke-dasharray="2 2"/>'
                        f'<text x="{left + 150}" y="{y(1000) - 4:.0f}" fill="#666">original: 986</text>')

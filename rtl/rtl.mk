@@ -5,7 +5,7 @@
 VERILATOR ?= $(shell command -v verilator)
 # What the C++ compiler may use for the simulated accelerator; opening it checks that the CPU has it.
 RTL_MARCH ?= $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3)
-# Liberty file for `make synth`; by default the one of Debian's qflow-tech-osu035.
+# Liberty file for `make synth` and `make power`; by default the one of Debian's qflow-tech-osu035.
 LIBERTY ?= /usr/share/qflow/tech/osu035/osu035_stdcells.lib
 
 RTL_SV := $(addprefix rtl/,lint.vlt halut_pkg.sv halut_regs_pkg.sv halut_encoder.sv halut_gate.sv halut_rows.sv \
@@ -71,7 +71,7 @@ endif
 # Every model, and the sizes that `make synth` reports, with and without assertions.
 RTL_LINT = $(VERILATOR) --lint-only -Wall --unroll-count 4096 --unroll-stmts 1000000 --top-module halut_top
 
-.PHONY: regs check-rtl lint-rtl formal synth bench-rtl
+.PHONY: regs check-rtl lint-rtl formal synth power bench-rtl
 regs: ## write the register package and table from rtl/regs.inc
 	rtl/regs.sh write
 lint-rtl: ## check the hardware sources with Verilator
@@ -87,6 +87,8 @@ formal: ## prove the protocol, the counters and the arithmetic
 	rtl/formal/run.sh $(BUILD)/rtl/formal
 synth: ## synthesise, time and compare the hardware blocks (LIBERTY=path, BLOCKS=names)
 	rtl/synth/table.sh $(BUILD)/rtl/synth $(LIBERTY) $(BLOCKS)
+power: ## energy per lookup from simulated netlists (LIBERTY=path, BLOCKS=names)
+	rtl/power/power.sh $(BUILD)/rtl/synth $(LIBERTY) $(BLOCKS)
 
 # The learned layers of ResNet-9 with random tables: speed, counters, and the model that predicts them.
 $(BUILD)/tests/rtl/network: $(BUILD)/tests/rtl/network.o $(BUILD)/libhalut.a

@@ -43,14 +43,21 @@ sources=""
 for f in pkg regs_pkg encoder gate rows flow lanes_packed lanes_latch lanes ctrl top; do
   sources="$sources $here/../halut_$f.sv"
 done
+# Sums of many terms become rows of full adders by maccmap; the more usual extract_fa loses inversions in yosys before
+# 0.50 (YosysHQ/yosys #3879), and its netlists add wrongly. A constant that one row passes on is seen in the next turn.
+adders=""
+for _ in 1 2 3 4 5 6; do adders="${adders}techmap -map $here/adders.v; opt -fast; "; done
 # The hierarchy goes flat before mapping, so that constants of a size are used up.
 cat >"$folder/$name.ys" <<Y
 read_verilog -sv $sources
 ${parameters:+chparam$parameters $top}
 hierarchy -check -top $top
-synth -top $top -flatten
+synth -top $top -flatten -run begin:fine
+maccmap
+$adders
+techmap -map $map
+synth -top $top -run fine:check
 opt -purge
-extract_fa -fa
 techmap -map $map
 techmap
 dfflibmap -liberty $fixed

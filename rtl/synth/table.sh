@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# table.sh FOLDER LIBERTY [NAME...]: synthesise the blocks below (or the named ones) and print their table.
+# table.sh FOLDER LIBERTY [NAME...]: synthesise the blocks in `blocks` (or the named ones) and print their table.
 #
 # kGE: thousands of the library's NAND2 of drive 1. The original's figures are those of the same flow with NanGate45
 # (latches, C = 16, M = 8, 8 lookups a cycle); only a NanGate45 library makes the last column mean something.
@@ -16,16 +16,6 @@ for tool in yosys sta; do
   command -v "$tool" >/dev/null || { echo "table.sh: $tool is not installed (Debian: yosys, opensta)" >&2; exit 1; }
 done
 wanted=" $* "
-latch="Latch=1'b1"
-
-# name, lookups a cycle, top, parameters
-blocks="encoder 0 halut_encoder
-flow 0 halut_flow GroupW=1 Beats=1
-unit_small 32 halut_top P=4 M=8 R=1 C=4 AccW=12 CountW=32 $latch
-lanes 128 halut_lanes_latch P=16 M=8 R=1 C=16 AccW=12
-unit_r1 128 halut_top P=16 M=8 R=1 C=16 AccW=12 CountW=32 $latch
-unit_r2 256 halut_top P=16 M=8 R=2 C=16 AccW=12 CountW=32 $latch
-unit_r4 512 halut_top P=16 M=8 R=4 C=16 AccW=12 CountW=32 $latch"
 original=12237 # um2 for each lookup a cycle: 97,899 um2 for 8
 
 head="| block | um2 | kGE | cells | latches | flip-flops | ns | MHz"
@@ -41,4 +31,4 @@ while read -r name lookups top parameters; do
     printf "| %s | %d | %.3f | %d | %d | %d | %.2f | %.0f |", $1, $2, $3, $4, $5, $6, $7, 1000 / $7
     if (lookups > 0) printf " %d | %.0f | %.1f |\n", lookups, 1e6 * lookups / $2, original * lookups / $2
     else print " | | |" }'
-done <<<"$blocks"
+done < <(grep -v '^#' "$here/blocks")

@@ -24,6 +24,7 @@ while read -r name want; do
 done <<'T'
 encoder 0.363
 flow 0.466
+unit_small 31.239
 T
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -1,19 +1,24 @@
-/* The seven learned layers of ResNet-9 with random tables through the simulated accelerator.
+/* The learned layers of the shipped network, on random values, through the simulated accelerator.
  *
- * usage: network [BATCH [OPTIONS [REPEATS]]]: prints one JSON object: images a second of CPU time
- * (best of REPEATS), and the counters of one run with the tables already where they stay. Every
- * 37th row is checked against a plain loop. */
+ * usage: network [BATCH [OPTIONS [REPEATS]]], from the top folder: prints one JSON object: images a
+ * second of CPU time (best of REPEATS), and the counters of one run with the tables already where
+ * they stay. Every 37th row is checked against a plain loop. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "../../models/model.h"
 #include "../../rtl/backend_rtl.h"
 
-enum { LAYERS = 7 };
-static const uint32_t layer[LAYERS][3] = {/* rows of an image, codebooks, outputs */
-                                          {1024, 64, 128}, {256, 128, 128}, {256, 128, 128},
-                                          {256, 128, 256}, {64, 256, 256},  {16, 256, 256},
-                                          {16, 256, 256}};
+#define NETWORK "models/resnet9-cifar10.safetensors"
+
+struct layer {
+  const struct halut_lut *lut;
+  size_t rows; /* of the batch */
+  uint32_t handle;
+  uint8_t *value;
+  int32_t *acc;
+};
 
 static uint64_t state = 1;
 
@@ -61,45 +66,60 @@ static long wrong(const struct halut_lut *lut, const uint8_t *value, size_t rows
   return count;
 }
 
+/* Finds and loads the learned layers; returns how many there are, 0 after an error. */
+static uint32_t layers_open(struct layer *layer, const struct halut_model_info *info,
+                            uint32_t batch, struct halut_backend *backend,
+                            struct halut_diag *diag) {
+  uint32_t count = 0;
+  for (uint32_t n = 0; n < info->node_count; n++) {
+    const struct halut_node *node = &info->nodes[n];
+    if (node->op != HALUT_OP_HALUT)
+      continue;
+    struct layer *l = &layer[count++];
+    *l = (struct layer){.lut = &node->lut, .rows = (size_t)node->height * node->width * batch};
+    const size_t padded = halut_pad_rows(l->rows);
+    l->value = random_bytes(l->lut->codebooks * HALUT_LEVELS * padded);
+    l->acc = random_bytes(l->lut->outputs * padded * sizeof *l->acc);
+    if (halut_backend_rtl.load(backend, l->lut, NULL, &l->handle, diag) != 0)
+      return 0;
+  }
+  return count;
+}
+
 int main(int argc, char **argv) {
   const uint32_t batch = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 1;
   const char *options = argc > 2 && argv[2][0] ? argv[2] : NULL;
   const int repeats = argc > 3 ? (int)strtol(argv[3], NULL, 10) : 5;
+  static struct layer layer[HALUT_NODES_MAX];
   struct halut_backend *backend = NULL;
+  struct halut_model *model = NULL;
   struct halut_diag diag = {0};
-  int err = batch ? halut_backend_rtl.open(options, &backend, &diag) : HALUT_EINVALID;
-  struct halut_lut lut[LAYERS];
-  uint32_t handle[LAYERS];
-  uint8_t *value[LAYERS];
-  int32_t *acc[LAYERS];
-  for (int k = 0; k < LAYERS && err == 0; k++) {
-    const uint32_t codebooks = layer[k][1], outputs = layer[k][2];
-    const size_t padded = halut_pad_rows((size_t)layer[k][0] * batch);
-    lut[k] =
-        (struct halut_lut){codebooks, outputs, random_bytes((size_t)codebooks * HALUT_PROTOTYPES),
-                           random_bytes((size_t)codebooks * outputs * HALUT_PROTOTYPES), NULL};
-    value[k] = random_bytes((size_t)codebooks * HALUT_LEVELS * padded);
-    acc[k] = random_bytes(outputs * padded * sizeof *acc[k]);
-    err = halut_backend_rtl.load(backend, &lut[k], NULL, &handle[k], &diag);
+  int err = batch ? halut_model_open(NETWORK, &model, &diag) : HALUT_EINVALID;
+  if (err == 0)
+    err = halut_backend_rtl.open(options, &backend, &diag);
+  uint32_t layers = 0;
+  if (err == 0) {
+    layers = layers_open(layer, halut_model_info(model), batch, backend, &diag);
+    err = layers > 0 ? 0 : HALUT_ENOMEM;
   }
   double best = 1e9;
   struct halut_stats stats = {0};
   for (int n = -1; n < repeats && err == 0; n++) { /* the first one loads what stays */
     stats = (struct halut_stats){0};
     const double begin = cpu_seconds();
-    for (int k = 0; k < LAYERS && err == 0; k++) {
-      err = halut_backend_rtl.product(backend, handle[k], value[k], (size_t)layer[k][0] * batch,
-                                      acc[k], &stats);
+    for (uint32_t k = 0; k < layers && err == 0; k++) {
+      err = halut_backend_rtl.product(backend, layer[k].handle, layer[k].value, layer[k].rows,
+                                      layer[k].acc, &stats);
     }
     const double took = cpu_seconds() - begin;
     if (n >= 0 && took < best)
       best = took;
   }
   long bad = 0;
-  for (int k = 0; k < LAYERS && err == 0; k++) {
-    bad += wrong(&lut[k], value[k], (size_t)layer[k][0] * batch, acc[k]);
-  }
+  for (uint32_t k = 0; k < layers && err == 0; k++)
+    bad += wrong(layer[k].lut, layer[k].value, layer[k].rows, layer[k].acc);
   halut_backend_rtl.close(backend);
+  halut_model_close(model);
   if (err) {
     fprintf(stderr, "network: %s: %s\n", halut_error_name(err), diag.text);
     return 1;

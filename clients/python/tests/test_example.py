@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # test: the Python example learns, compares and plots on the real daemon, and does without matplotlib
+# tier: full
 # timeout: 400
 """Runs examples/error_and_speed.py as a user would, in a folder of its own."""
 

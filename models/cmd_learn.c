@@ -238,7 +238,7 @@ static const struct halut_option options[] = {
     {"b", 0, "FILE", "the matrix b, .npy, as many rows as a has columns", HALUT_OPTION_TEXT, AT(b),
      0, 0},
     {"codebooks", 'C', "N", "parts that the columns are cut into", HALUT_OPTION_COUNT,
-     AT(codebooks), 1, 4096},
+     AT(codebooks), 1, HALUT_LEARN_CODEBOOKS_MAX},
     {"prototypes", 'K', "N", "leaves of a tree that are used: 2, 4, 8 or 16 (default 16)",
      HALUT_OPTION_COUNT, AT(prototypes), 2, 16},
     {"output", 'o', "FILE", "model file to write", HALUT_OPTION_TEXT, AT(output), 0, 0},

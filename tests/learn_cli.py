@@ -108,6 +108,9 @@ class Learn(unittest.TestCase):
                    say + "b.npy is 24 x 5, but a.npy times b.npy is 1500 x 5")
         self.fails(self.learn("-C", "25"), 1,
                    say + "invalid argument: 25 codebooks: 1 to 24 (the columns of a) are possible")
+        for count in "1025", "4096":  # past what the learner takes, whatever the columns
+            self.fails(self.learn("-C", count), 2,
+                       say + f'--codebooks takes a whole number from 1 to 1024, not "{count}"')
         self.fails(self.learn("--name", ".x"), 1, say + 'p.safetensors: invalid argument: name ".x": 1 to 63 of '
                    "A-Z a-z 0-9 _ . - are possible, and no dot first")
         self.a[7, 3] = np.nan

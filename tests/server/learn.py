@@ -239,7 +239,7 @@ class Learning(unittest.TestCase):
         refused(400, "unknown field \"colour\"", learn(name="x", colour="red", **SMALL))
         for name in ("", ".x", "a/b", "x" * 64, "é"):
             refused(400, "name", learn(name=name, **SMALL))
-        for field, values in {"codebooks": ("0", "1.5", "x", "", "0x2", "nan"), "ridge": ("-1", "inf", "1,5"),
+        for field, values in {"codebooks": ("0", "1.5", "x", "", "0x2", "nan", "1025"), "ridge": ("-1", "inf", "1,5"),
                               "prototypes": ("0", "1", "3", "12", "17", "2.5", "x", ""),
                               "heldout": ("0.6", "-0.1"), "seed": ("-1", "1e17", " 1"), "by": ("rows",)}.items():
             for value in values:

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-# test: resident memory with both shipped models under load, and what one more worker adds to it
+# test: resident memory with both models under load, what a worker adds to it, allocations of a request
 # timeout: 120
-"""Reads the daemon's high-water mark from /proc after every worker has computed."""
+"""Reads the daemon's high-water mark from /proc after every worker has computed, and counts its allocations."""
 import concurrent.futures
 import os
+import time
 import unittest
 
-from daemon import NETWORK, PIXELS, Daemon
-from oom import sanitized
+from daemon import NETWORK, PIXELS, Daemon, npy
+from oom import Control, request, sanitized
 
 RESIDENT_MAX = 64 << 20
-
+ALLOCATIONS_MAX = 8  # of a request to compute, beyond those of one that does not
+MANY = 1 << 40
 
 REQUESTS = (("/v1/classify", PIXELS), ("/v1/matmul", b'{"model":"signal","a":[[0,1,2,3,4,5,6,7]]}'))
 
@@ -31,6 +33,24 @@ def resident_max(workers):
     return held
 
 
+def matmul(rows):
+    return request("POST", "/v1/matmul?model=signal", npy([0.5] * 8 * rows, 8))
+
+
+def allocations(daemon, control, raw):
+    """Of one request and its connection: the least of a few, for the log and the metrics grow now and then."""
+    made = []
+    for _ in range(5):
+        control.set(MANY)
+        answer = daemon.send(raw)
+        time.sleep(0.01)  # what comes after the answer
+        made.append(MANY - control.left())
+        control.set(0)
+        if answer.status != 200:
+            raise AssertionError(answer.body)
+    return min(made)
+
+
 class Memory(unittest.TestCase):
     def setUp(self):
         if sanitized():
@@ -42,6 +62,21 @@ class Memory(unittest.TestCase):
     def test_workers_share_tables(self):
         a_worker = (resident_max(5) - resident_max(1)) / 4
         self.assertLess(a_worker, os.path.getsize(NETWORK) / 2)
+
+    def test_a_request_allocates_alike_for_any_rows(self):
+        """On arrival and for its reply; that computing never does is shown by check_oom."""
+        with Control() as control:
+            daemon = Daemon("--workers", "1")
+        try:
+            nothing = allocations(daemon, control, request("GET", "/healthz"))
+            self.assertGreater(nothing, 0)
+            picture = allocations(daemon, control, request("POST", "/v1/classify", PIXELS))
+            self.assertLessEqual(picture, nothing + ALLOCATIONS_MAX)
+            one, many = (allocations(daemon, control, matmul(rows)) for rows in (1, 200))
+            self.assertLessEqual(one, nothing + ALLOCATIONS_MAX)
+            self.assertEqual(many, one)
+        finally:
+            daemon.stop()
 
 
 if __name__ == "__main__":

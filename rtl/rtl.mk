@@ -11,6 +11,7 @@ LIBERTY ?= /usr/share/qflow/tech/osu035/osu035_stdcells.lib
 RTL_SV := $(addprefix rtl/,lint.vlt halut_pkg.sv halut_regs_pkg.sv halut_encoder.sv halut_gate.sv halut_rows.sv \
   halut_flow.sv halut_lanes_packed.sv halut_lanes_latch.sv halut_lanes.sv halut_ctrl.sv halut_stream_check.sv halut_top.sv)
 PACKAGES_TEST += yosys z3 iverilog opensta qflow-tech-osu035
+PACKAGES_LAYOUT = yosys qflow qflow-tech-osu035 graywolf qrouter magic netgen-lvs python3-pil
 
 # Sizes of every model that is built, in one place.
 RTL_UNIT = -GP=4 -GM=128 -GR=4 -GC=4096
@@ -71,7 +72,7 @@ endif
 # Every model, and the sizes that `make synth` reports, with and without assertions.
 RTL_LINT = $(VERILATOR) --lint-only -Wall --unroll-count 4096 --unroll-stmts 1000000 --top-module halut_top
 
-.PHONY: regs check-rtl lint-rtl formal synth power bench-rtl
+.PHONY: regs check-rtl lint-rtl formal synth power layout bench-rtl
 regs: ## write the register package and table from rtl/regs.inc
 	rtl/regs.sh write
 lint-rtl: ## check the hardware sources with Verilator
@@ -89,6 +90,9 @@ synth: ## synthesise, time and compare the hardware blocks (LIBERTY=path, BLOCKS
 	rtl/synth/table.sh $(BUILD)/rtl/synth $(LIBERTY) $(BLOCKS)
 power: ## energy per lookup from simulated netlists (LIBERTY=path, BLOCKS=names)
 	rtl/power/power.sh $(BUILD)/rtl/synth $(LIBERTY) $(BLOCKS)
+layout: ## place, route, check and draw one encoder (installs qflow, magic and their like)
+	@deploy/packages.sh $(PACKAGES_LAYOUT)
+	rtl/layout/layout.sh $(abspath $(BUILD)/rtl/layout)
 
 # The learned layers of ResNet-9 with random tables: speed, counters, and the model that predicts them.
 $(BUILD)/tests/rtl/network: $(BUILD)/tests/rtl/network.o $(BUILD)/libhalut.a

@@ -34,7 +34,11 @@ class Workers(unittest.TestCase):
         needs_accelerator(self)
         daemon = Daemon("--backend", "both", "--workers", str(WORKERS), "--batch-max", "1",
                         "--compute-timeout-ms", "200000", models=[NETWORK])  # the thread sanitizer is slow
-        before = worker_ticks(daemon.process.pid)
+        for _ in range(200):  # a thread takes its name when it first runs
+            before = worker_ticks(daemon.process.pid)
+            if len(before) == WORKERS:
+                break
+            time.sleep(0.05)
         self.assertEqual(len(before), WORKERS)
         generator = random.Random(5)
         images = [generator.randbytes(3072) for _ in range(3)]

@@ -360,6 +360,18 @@ class Limits(unittest.TestCase):
         self.assertEqual(set(counts), {200, 503}, counts)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_bodies_may_have_the_last_byte_of_the_limit(self):
+        daemon = Daemon("--body-max", "4096")
+        row = b'{"model":"signal","a":[[0,1,2,3,4,5,6,7]]}'
+        for bytes_, status in ((4096, 200), (4097, 413)):
+            body = row + b" " * (bytes_ - len(row))
+            self.assertEqual(daemon.ask("POST", "/v1/matmul", body).status, status)
+            chunked = b"POST /v1/matmul HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+            for part in (body[:4000], body[4000:]):
+                chunked += b"%x\r\n%s\r\n" % (len(part), part)
+            self.assertEqual(daemon.send(chunked + b"0\r\n\r\n").status, status)
+        self.assertEqual(daemon.stop(), 0)
+
     def test_connections_per_address(self):
         daemon = Daemon("--connections-per-address-max", "3")
         held = [daemon.connect() for _ in range(3)]

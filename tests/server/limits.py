@@ -92,14 +92,46 @@ class Limits(unittest.TestCase):
                 self.assertEqual(daemon.ask("POST", *slow_request(1)).status, 200)
             self.assertEqual(daemon.stop(), 0)
 
+    def test_the_last_place_of_a_model(self):
+        daemon = self.start("--model-queue-max", "3", "--workers", "1", "--cpu", "ref", models=(NETWORK,))
+        path, body, headers = slow_request(20)
+        slow = [threading.Thread(target=daemon.ask, args=("POST", path, body, headers, 200)) for _ in range(3)]
+        for thread in slow:
+            thread.start()
+        until = time.monotonic() + 200
+        while gauge(daemon, "requests_in_progress") < 3:
+            self.assertLess(time.monotonic(), until)
+        self.assertEqual(daemon.ask("POST", "/v1/classify?model=resnet9-cifar10", PIXELS).status, 503)
+        for thread in slow:
+            thread.join()
+        self.assertEqual(daemon.ask("POST", "/v1/classify?model=resnet9-cifar10", PIXELS).status, 200)
+
+    def test_bytes_of_all_bodies(self):
+        """Bodies of no picture: one that there is room for is read and answered 400."""
+        daemon = self.start("--body-max", "1M", "--body-total-max", "2M", models=(NETWORK,))
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000\r\n\r\n"
+        held = [daemon.connect() for _ in range(2)]
+        for connection in held:
+            connection.sendall(head + bytes(900000))
+        time.sleep(0.5)  # both have their room by now
+        answer = daemon.ask("POST", "/v1/classify", bytes(1000000))
+        self.assertEqual(answer.status, 503)
+        self.assertIn("body-total-max", answer.error())
+        for connection in held:
+            connection.sendall(bytes(100000))
+            self.assertEqual(read_answer(connection).status, 400)
+            connection.close()
+        for _ in range(5):  # what was taken was given back
+            self.assertEqual(daemon.ask("POST", "/v1/classify", bytes(1000000)).status, 400)
+
     def test_jobs_whose_client_has_left_are_dropped_and_counted(self):
         daemon = self.start("--workers", "1", "--cpu", "ref", models=(NETWORK, PRODUCT))
-        until = time.monotonic() + 60
+        until = time.monotonic() + 200  # under a sanitizer
         path, body, headers = slow_request(20)
-        slow = [threading.Thread(target=daemon.ask, args=("POST", path, body, headers)) for _ in range(3)]
+        slow = [threading.Thread(target=daemon.ask, args=("POST", path, body, headers, 200)) for _ in range(3)]
         for thread in slow:  # the one worker is busy with these for long
             thread.start()
-        while gauge(daemon, "requests_in_progress") < 3:
+        while gauge(daemon, "requests_in_progress") < 3 or gauge(daemon, 'queue_length{kind="network"}') == 3:
             self.assertLess(time.monotonic(), until)
         leavers = [daemon.connect() for _ in range(5)]
         for connection in leavers:

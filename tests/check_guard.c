@@ -54,6 +54,7 @@ START_TEST(refuses_ambiguous_framing) {
       {"HTTP/1.1", "Host: x\nContent-Length: 0x5\n", 400, "whole number"},
       {"HTTP/1.1", "Host: x\nContent-Length: \n", 400, "empty"},
       {"HTTP/1.1", "Host: x\nContent-Length: 18446744073709551616\n", 400, "range"},
+      {"HTTP/1.1", "Host: x\nContent-Length: 99999999999999999999\n", 400, "range"},
       {"HTTP/1.1", "Host: x\nContent-Length : 5\n", 400, "name"},
       {"HTTP/1.1", "Host: x\nTransfer-Encoding: gzip, chunked\n", 400, "exactly chunked"},
       {"HTTP/1.1", "Host: x\nTransfer-Encoding: xchunked\n", 400, "exactly chunked"},

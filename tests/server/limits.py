@@ -5,9 +5,11 @@
 import base64
 import gzip
 import json
+import os
 import re
 import socket
 import struct
+import tempfile
 import threading
 import time
 import unittest
@@ -123,6 +125,64 @@ class Limits(unittest.TestCase):
             connection.close()
         for _ in range(5):  # what was taken was given back
             self.assertEqual(daemon.ask("POST", "/v1/classify", bytes(1000000)).status, 400)
+
+    def held(self, daemon, wanted):
+        """What bodies hold is that, as soon as the last answer has left."""
+        end = time.monotonic() + 5
+        while gauge(daemon, "body_bytes_held") != wanted and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(gauge(daemon, "body_bytes_held"), wanted)
+
+    def test_all_bodies_to_the_last_byte(self):
+        """One request holds 40,000 of 65,536 bytes; what is left is given to the last byte, refused past it and given
+        back after each answer."""
+        daemon = self.start("--body-max", "64K", "--body-total-max", "64K")
+        product, left = b'{"a":[[1,2,3,4,5,6,7,8]]}', 65536 - 40000
+        with daemon.connect() as holder:
+            holder.sendall(b"POST /v1/matmul HTTP/1.1\r\nHost: t\r\nContent-Length: 40000\r\n\r\n{")
+            self.held(daemon, 40000)
+            head = b"POST /v1/matmul HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+            long = head + b"7000\r\n" + b" " * 0x7000 + b"\r\n0\r\n\r\n"
+            for i in range(1, 4):
+                self.assertEqual(daemon.ask("POST", "/v1/matmul", product.ljust(left)).status, 200)
+                self.held(daemon, 40000)
+                for answer in (daemon.ask("POST", "/v1/matmul", product.ljust(left + 1)), daemon.send(long)):
+                    self.assertEqual(answer.status, 503, answer.body)
+                    self.assertIn("body-total-max", answer.error())
+                    self.assertEqual(answer.headers["retry-after"], "1")
+                self.held(daemon, 40000)
+                self.assertEqual(gauge(daemon, "rejected_memory_total"), 2 * i)
+        self.held(daemon, 0)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_requests_that_name_their_model_in_the_body(self):
+        """With two networks only a worker learns which is meant; what it then refuses is counted as well."""
+        with tempfile.TemporaryDirectory() as folder:
+            twin = os.path.join(folder, "twin.safetensors")
+            with open(NETWORK, "rb") as file, open(twin, "wb") as copy:
+                copy.write(file.read().replace(b'"resnet9-cifar10"', b'"resnet9-cifar11"'))
+            daemon = self.start("--model-queue-max", "1", "--workers", "1", "--cpu", "ref", models=(NETWORK, twin))
+        picture = {"b64": base64.b64encode(PIXELS).decode()}
+        body = json.dumps({"model": "resnet9-cifar10", "image": picture}).encode()
+        request = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        answers = []
+        for _ in range(20):  # until several wait while one is computed
+            connections = [daemon.connect() for _ in range(12)]
+            for connection in connections:
+                connection.sendall(request)
+            for connection in connections:
+                answers.append(read_answer(connection))
+                connection.close()
+            if any(answer.status == 503 for answer in answers):
+                break
+        refused = [answer for answer in answers if answer.status == 503]
+        self.assertTrue(refused)
+        self.assertEqual({answer.status for answer in answers}, {200, 503})
+        for answer in refused:
+            self.assertIn("model-queue-max", answer.error())
+        self.assertEqual(gauge(daemon, "rejected_queue_full_total"), len(refused))
+        self.assertEqual(daemon.ask("POST", "/v1/classify", body).status, 200)  # given back
+        self.assertEqual(daemon.stop(), 0)
 
     def test_jobs_whose_client_has_left_are_dropped_and_counted(self):
         daemon = self.start("--workers", "1", "--cpu", "ref", models=(NETWORK, PRODUCT))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # mutants.sh [NAME...]: faults put into limits and accounts of the daemon are caught by the suites named here.
 #
-# By hand, not by `make test`: each fault is built and run by itself, ten minutes in all. HALUT_BUILD is the folder that
+# By hand, not by `make test`: each fault is built and run by itself, 20 minutes in all. HALUT_BUILD is the folder that
 # make filled (build); the work is done in a copy of the tree. NAMEs choose faults. A sed that changes nothing fails.
 set -u
 cd "$(dirname "$0")/../.." || exit 2
@@ -74,6 +74,42 @@ no end of a slow request; server/http.c; daemon chaos
   s/request_ms = http->options.request_timeout_ms,/request_ms = http->options.request_timeout_ms + 1000000,/
 no end of the drain; server/http.c; daemon
   s/is_past_drain = http->draining && .*/is_past_drain = false;/
+late items fill a batch; server/batcher.c; check_batcher
+  s/if \(item->status == HALUT_OK\)/if (item != NULL)/
+lanes do not take turns; server/batcher.c; check_batcher
+  s/batcher->turn = \(index \+ 1\)/batcher->turn = (index + 0)/
+names of headers not counted; server/guard.c; check_guard
+  s/tally.bytes \+= headers\[i\].name_bytes \+ /tally.bytes += /
+second length let pass; server/guard.c; check_guard
+  s/\+\+tally->lengths > 1/++tally->lengths > 2/
+a length wraps around; server/guard.c; check_guard
+  s/__builtin_mul_overflow\(length, 10, &length\) \|\|/((length *= 10) == 1 \&\& length == 0) ||/
+announced body one byte short; server/request.c; daemon
+  s/framing.content_length > request->private.body_max/framing.content_length >= request->private.body_max/
+all bodies one byte short; server/request.c; limits
+  s/\+ more <= http->options.body_total_max/+ more < http->options.body_total_max/
+full memory is 500; server/request.c; limits
+  /^static bool body_reserve/,/^}/s/request_refuse\(request, 503,/request_refuse(request, 500,/
+refused charge kept; server/request.c; limits
+  /^static bool body_charge/,/^}/s/atomic_fetch_sub.*/;/
+charge of a bomb kept; server/request.c; compressed
+  /^int halut_request_inflate/,/^}/s/atomic_fetch_sub\(&http->body_bytes, charged\)/(void)charged/
+ended connections stay counted; server/http.c; daemon
+  s/if \(--http->connections == 0/if (http->connections == 0/
+accepting does not go on; server/http.c; exhaustion
+  s/^  http->paused = http->starved = false;/  return;/
+full queue is 500; server/admission.c; daemon
+  s/job->request, 503, "%u requests/job->request, 500, "%u requests/
+full queue not counted; server/admission.c; daemon
+  /^  int error = halut_pool_submit/,/^}/s/app->metrics.rejected_queue\+\+;/;/
+full model not counted; server/admission.c; limits
+  /!halut_job_count/,/halut_request_error/s/app->metrics.rejected_queue\+\+;/;/
+job of a full model not counted; server/admission.c; limits
+  s/app->metrics.rejected_queue \+= job->crowded;/;/
+left client not counted; server/admission.c; limits
+  s/app->metrics.canceled \+= job->peer_left;/;/
+late job not counted; server/admission.c; daemon
+  s/app->metrics.timed_out\+\+;/(void)0;/
 T
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -23,7 +23,8 @@ RTL_TEST_MODELS := tiled narrow flat
 # Loops up to 12 turns are written out, longer ones stay loops: halut_lanes_packed counts on it.
 RTL_VERILATE = $(VERILATOR) --cc -O3 --x-assign fast --x-initial fast --trace-fst -Wall --unroll-count 12 \
   --unroll-stmts 1000000 --top-module halut_top
-RTL_SANITIZE := $(filter -fsanitize% -fno-sanitize%,$(CFLAGS))
+# Verilator's headers read and store words where they lie.
+RTL_SANITIZE := $(filter -fsanitize% -fno-sanitize%,$(CFLAGS)) -fno-sanitize=alignment
 RTL_OPT = -O3 $(RTL_MARCH) $(RTL_SANITIZE)
 
 ifneq ($(VERILATOR),)
@@ -53,7 +54,7 @@ $(eval $(call rtl_model,flat,$(RTL_FLAT),--assert,-O1 $(RTL_SANITIZE)))
 RTL_RUNTIME := $(patsubst %,$(BUILD)/rtl/runtime/%.o,verilated verilated_threads verilated_fst_c)
 $(BUILD)/rtl/runtime/%.o: $(VERILATOR_INCLUDE)/%.cpp
 	@mkdir -p $(@D)
-	$(RTL_CXX) -fno-sanitize=alignment -c -o $@ $< # its waveform writer stores where it likes
+	$(RTL_CXX) -fno-sanitize=undefined -c -o $@ $< # nor is its waveform writer ours
 
 RTL_OBJ := $(BUILD)/rtl/unit.o $(RTL_RUNTIME)
 RTL_LIBS = -lstdc++ -lz

@@ -73,7 +73,7 @@ class Limits(unittest.TestCase):
         named = json.dumps({"model": "resnet9-cifar10", "instances": [picture] * 4}).encode()
         for forms in ([slow_request(8)], [("/v1/classify", named, [])]):
             daemon = self.start("--model-queue-max", str(most), "--workers", "2", "--cpu", "ref",
-                                models=(NETWORK, PRODUCT))
+                                "--compute-timeout-ms", "200000", models=(NETWORK, PRODUCT))
             answers, others = [], []
             threads = [threading.Thread(target=lambda: answers.append(daemon.ask("POST", *forms[0])))
                        for _ in range(clients)]
@@ -95,8 +95,9 @@ class Limits(unittest.TestCase):
             self.assertEqual(daemon.stop(), 0)
 
     def test_the_last_place_of_a_model(self):
-        daemon = self.start("--model-queue-max", "3", "--workers", "1", "--cpu", "ref", models=(NETWORK,))
-        path, body, headers = slow_request(20)
+        daemon = self.start("--model-queue-max", "3", "--workers", "1", "--cpu", "ref", "--compute-timeout-ms",
+                            "200000", models=(NETWORK,))
+        path, body, headers = slow_request(8)
         slow = [threading.Thread(target=daemon.ask, args=("POST", path, body, headers, 200)) for _ in range(3)]
         for thread in slow:
             thread.start()
@@ -185,9 +186,10 @@ class Limits(unittest.TestCase):
         self.assertEqual(daemon.stop(), 0)
 
     def test_jobs_whose_client_has_left_are_dropped_and_counted(self):
-        daemon = self.start("--workers", "1", "--cpu", "ref", models=(NETWORK, PRODUCT))
+        daemon = self.start("--workers", "1", "--cpu", "ref", "--compute-timeout-ms", "200000",
+                            models=(NETWORK, PRODUCT))
         until = time.monotonic() + 200  # under a sanitizer
-        path, body, headers = slow_request(20)
+        path, body, headers = slow_request(8)
         slow = [threading.Thread(target=daemon.ask, args=("POST", path, body, headers, 200)) for _ in range(3)]
         for thread in slow:  # the one worker is busy with these for long
             thread.start()

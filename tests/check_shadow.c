@@ -178,6 +178,7 @@ END_TEST
 static void fill_queue(void) {
   other.waits = true;
   halut_shadow_offer(shadow, &job);
+  uv_run(&loop, UV_RUN_NOWAIT); /* the worker is woken before the loop waits */
   sem_wait(&other.entered);
   for (int i = 0; i < HALUT_SHADOW_QUEUE_MAX; i++)
     halut_shadow_offer(shadow, &job);

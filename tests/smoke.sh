@@ -69,11 +69,7 @@ try "the installed daemon starts and is ready" starts
 if [ "$failed" -eq 0 ]; then
   try "it can be asked for its health" is_healthy
   try "it classifies the photo" classifies
-  if command -v promtool >/dev/null; then
-    try "its metrics are clean" has_clean_metrics
-  else
-    skip "its metrics are clean: promtool is not installed"
-  fi
+  check promtool "its metrics are clean" has_clean_metrics
   try "SIGTERM ends it with 0" stops
 fi
 finish

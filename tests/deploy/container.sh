@@ -160,10 +160,6 @@ try "it serves a mounted folder" serves_a_mounted_folder
 try "it serves TLS and asks for keys, from mounted files" serves_tls_and_keys
 try "its two backends agree" has_the_accelerator
 try "its limits hold" has_limits
-if command -v promtool >/dev/null; then
-  try "its metrics are clean" has_clean_metrics
-else
-  skip "its metrics are clean: promtool is not installed"
-fi
+check promtool "its metrics are clean" has_clean_metrics
 try "SIGTERM lets a request finish and ends with 0" stops_cleanly
 finish

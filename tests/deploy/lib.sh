@@ -25,6 +25,15 @@ skip() {
   echo "skip: $*"
 }
 
+# check TOOL WHAT COMMAND...: a test, or a skip where TOOL is not installed.
+check() {
+  if command -v "$1" >/dev/null; then
+    try "${@:2}"
+  else
+    skip "$2: $1 is not installed"
+  fi
+}
+
 finish() {
   rm -f "$said"
   echo "$passed passed, $failed failed, $skipped skipped"

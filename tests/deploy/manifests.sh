@@ -8,15 +8,6 @@ set -u
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# check TOOL WHAT COMMAND...: a test, or a skip where TOOL is not installed.
-check() {
-  if command -v "$1" >/dev/null; then
-    try "${@:2}"
-  else
-    skip "$2: $1 is not installed"
-  fi
-}
-
 # The unit as it is installed, but with a program that exists here.
 unit() {
   sed 's,@SBIN@/halutd,/bin/true,; s,@CONF@,/etc/halutd.conf,' deploy/systemd/halutd.service >"$work/halutd.service"

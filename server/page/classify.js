@@ -1,11 +1,12 @@
 // classify.js: the first tab: a picture in, labels, times and the agreement of the backends out.
-import { by, fillBars, fillSelect, say, show } from "./dom.js";
+import { busy, by, fillBars, fillSelect, say, show } from "./dom.js";
 import { explainPicture } from "./explain.js";
 import { pixelsOf, reduce, showPlanar } from "./picture.js";
-import { client, modelOf, onModels } from "./server.js";
+import { client, modelOf, onModels, turns } from "./server.js";
 
 let picture = null; // ImageData, kept so that another fit or model can be tried at once
 let planar = null; // what was classified last
+const questions = turns(); // a newer picture, model or backend overtakes what was asked before
 
 const chosen = () => modelOf(by("model").value);
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
@@ -13,10 +14,14 @@ const micros = (value) => (value >= 10 ? value.toFixed(0) : value.toFixed(1));
 
 async function takeFile(file) {
   if (!file) return;
+  const signal = questions.next();
+  busy("verdict");
   try {
-    picture = await pixelsOf(file);
+    const pixels = await pixelsOf(file);
+    if (signal.aborted) return;
+    picture = pixels;
   } catch {
-    say("verdict", `${file.name || "That"} is no picture that this browser can read.`, "bad");
+    if (!signal.aborted) fail(`${file.name || "That"} is no picture that this browser can read.`);
     return;
   }
   await classify();
@@ -24,7 +29,12 @@ async function takeFile(file) {
 
 async function classify() {
   const model = chosen();
-  if (picture === null || model === undefined) return;
+  if (picture === null) return;
+  const signal = questions.next();
+  if (model === undefined) {
+    fail("No network is served that could classify it.");
+    return;
+  }
   const squash = document.querySelector('[name="fit"]:checked').value === "squash";
   planar = reduce(picture, squash, model.width, model.height);
   showPlanar(by("seen"), planar, model.width, model.height);
@@ -32,15 +42,23 @@ async function classify() {
   say("verdict", "Asking…", "note");
   by("agreement").replaceChildren();
   const backend = by("backend").value || undefined;
+  busy("verdict");
   const began = performance.now();
   try {
-    const result = await client.classify(planar, { model: model.name, backend, top: 5, timing: "layers" });
+    const result = await client.classify(planar, { model: model.name, backend, top: 5, timing: "layers", signal });
+    if (signal.aborted) return;
     showResult(result, performance.now() - began);
-    explainPicture(model.name, planar);
+    await explainPicture(model.name, planar, signal);
   } catch (error) {
-    show(false, "labels", "phases", "layers", "device", "compare", "explanation");
-    say("verdict", error.message, "bad");
+    if (!signal.aborted) fail(error.message);
   }
+}
+
+/** Says why there is no result, and takes the last one away. */
+function fail(why) {
+  show(false, "labels", "phases", "layers", "device", "compare", "explanation");
+  by("agreement").replaceChildren();
+  say("verdict", why, "bad");
 }
 
 function showResult(result, elapsed) {
@@ -75,8 +93,10 @@ function showDevice(device) {
 async function compare() {
   say("agreement", "Computing on both backends; the accelerator is simulated and takes its time…", "note");
   by("compare").disabled = true;
+  const signal = questions.now();
   try {
-    const { compare: both, device } = await client.classify(planar, { model: chosen().name, compare: true });
+    const { compare: both, device } = await client.classify(planar, { model: chosen().name, compare: true, signal });
+    if (signal.aborted) return;
     const names = both.backends.join(" and ");
     showDevice(device);
     if (both.identical) {
@@ -88,7 +108,7 @@ async function compare() {
     const seen = both.backends.map((name) => `${values[name]} on ${name}`).join(", ");
     say("agreement", `They differ, which must not be: first in ${layer}, element ${element}: ${seen}.`, "bad");
   } catch (error) {
-    say("agreement", error.message, "bad");
+    if (!signal.aborted) say("agreement", error.message, "bad");
   } finally {
     by("compare").disabled = false;
   }
@@ -97,7 +117,10 @@ async function compare() {
 // ---- Where pictures come from ----
 
 by("compare").addEventListener("click", compare);
-by("file").addEventListener("change", (event) => takeFile(event.target.files[0]));
+by("file").addEventListener("change", ({ target }) => {
+  takeFile(target.files[0]);
+  target.value = ""; // the same file may be chosen again
+});
 for (const radio of document.querySelectorAll('[name="fit"]')) radio.addEventListener("change", classify);
 by("model").addEventListener("change", () => {
   showBackends();

@@ -19,7 +19,13 @@ export function draw(tag, attributes = {}, text = "") {
 }
 
 export function say(id, text, kind = "") {
+  by(id).removeAttribute("aria-busy");
   by(id).replaceChildren(make("p", text, kind === "" ? {} : { class: kind }));
+}
+
+/** Marks a place that waits for an answer, until say() has it: a screen reader then reads the answer alone. */
+export function busy(id) {
+  by(id).setAttribute("aria-busy", "true");
 }
 
 /** Shows or hides by id. */

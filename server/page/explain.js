@@ -1,7 +1,7 @@
 // explain.js: how one value of a learned layer was made: which way each tree went, and which table entries were
 // added. All numbers are the server's, from /v1/explain.
-import { by, draw, fillSelect, make, say, show } from "./dom.js";
-import { client } from "./server.js";
+import { busy, by, draw, fillSelect, make, say, show } from "./dom.js";
+import { client, turns } from "./server.js";
 
 const LEVELS = 4;
 const LEAVES = 16;
@@ -10,11 +10,18 @@ const MAP_SIDE = 256; // pixels of the canvas that shows a map
 let asked = { model: "", planar: null };
 let told = null; // the last explanation
 let layers = [];
-let waiting = null; // aborts a question that a newer one has overtaken
+const questions = turns(); // a newer place overtakes what was asked before
 
-/** Offers the learned layers of the model, and explains one for this picture. */
-export async function explainPicture(model, planar) {
-  if (asked.model !== model) layers = (await client.model(model)).layers.filter((one) => one.op === "halut");
+/** Offers the learned layers of the model, and explains one for this picture, unless `signal` says that it is gone. */
+export async function explainPicture(model, planar, signal) {
+  try {
+    const described = asked.model === model ? { layers } : await client.model(model, { signal });
+    if (signal.aborted) return;
+    layers = described.layers.filter((one) => one.op === "halut");
+  } catch (error) {
+    if (!signal.aborted) say("explained", error.message, "bad");
+    return;
+  }
   asked = { model, planar };
   show(layers.length > 0, "explanation");
   if (layers.length === 0) return;
@@ -36,12 +43,13 @@ function bound() {
 
 async function ask() {
   bound();
-  waiting?.abort();
-  waiting = new AbortController();
-  const { signal } = waiting;
+  const signal = questions.next();
+  busy("explained");
   const place = { layer: by("layer").value, x: by("at-x").value, y: by("at-y").value, output: by("at-output").value };
   try {
-    told = await client.explain(asked.planar, { model: asked.model, ...place, signal });
+    const answer = await client.explain(asked.planar, { model: asked.model, ...place, signal });
+    if (signal.aborted) return;
+    told = answer;
   } catch (error) {
     if (!signal.aborted) say("explained", error.message, "bad");
     return;

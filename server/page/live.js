@@ -1,6 +1,6 @@
 // live.js: the third tab: what the server does, from /metrics, drawn once a second while the tab is open.
 import { by, draw, make } from "./dom.js";
-import { client } from "./server.js";
+import { client, turns } from "./server.js";
 
 const HISTORY = 60; // readings
 const PERIOD = 1000; // milliseconds
@@ -95,38 +95,49 @@ for (const chart of charts) {
   drawChart(chart);
 }
 
-let timer = null;
+const polling = turns();
 let paused = false;
 let reading = null; // {metrics, at}
 
-async function poll() {
-  try {
-    const metrics = parseMetrics(await client.metrics());
-    const at = performance.now();
-    for (const chart of reading === null ? [] : charts) {
-      for (const [name, value] of Object.entries(chart.lines)) {
-        chart.points[name].push(value(metrics, reading.metrics, (at - reading.at) / 1000));
-        chart.points[name] = chart.points[name].slice(-HISTORY);
-      }
-      drawChart(chart);
+/** Draws what happened since the last reading. */
+function drawReading(metrics) {
+  const at = performance.now();
+  for (const chart of reading === null ? [] : charts) {
+    for (const [name, value] of Object.entries(chart.lines)) {
+      chart.points[name].push(value(metrics, reading.metrics, (at - reading.at) / 1000));
+      chart.points[name] = chart.points[name].slice(-HISTORY);
     }
-    reading = { metrics, at };
-    by("live-state").textContent = "once a second while this tab is open";
-  } catch (error) {
-    reading = null;
-    by("live-state").textContent = `no metrics: ${error.message}`;
+    drawChart(chart);
+  }
+  reading = { metrics, at };
+}
+
+/** One reading after the other, so that a slow server is not asked twice at once. */
+async function poll(signal) {
+  while (!signal.aborted) {
+    try {
+      const metrics = parseMetrics(await client.metrics({ signal }));
+      if (signal.aborted) return;
+      drawReading(metrics);
+      by("live-state").textContent = "once a second while this tab is open";
+    } catch (error) {
+      if (signal.aborted) return;
+      reading = null;
+      by("live-state").textContent = `no metrics: ${error.message}`;
+    }
+    await new Promise((resolve) => setTimeout(resolve, PERIOD));
   }
 }
 
 /** Starts and ends the polling. */
 export function watch(on) {
-  clearInterval(timer);
-  timer = on && !paused ? setInterval(poll, PERIOD) : null;
-  if (timer !== null) poll();
+  const signal = polling.next();
+  if (on && !paused) poll(signal);
 }
 
 by("pause").addEventListener("click", () => {
   paused = !paused;
   by("pause").setAttribute("aria-pressed", String(paused));
+  if (paused) by("live-state").textContent = "paused";
   watch(true);
 });

@@ -2,7 +2,7 @@
 import { LearningError } from "/page/halutd.js";
 import { by, download, fillSelect, heatMap, make, say, show } from "./dom.js";
 import { csv, format, largest, minus, multiply as exactly, noise, parse, square, unflatten, waves } from "./matrix.js";
-import { client, modelOf, onModels, refresh } from "./server.js";
+import { client, modelOf, onModels, refresh, turns } from "./server.js";
 
 const SHOWN_ROWS = 64; // in a heat map
 const [MADE_ROWS, MADE_COLUMNS, MADE_OUTPUTS] = [1024, 16, 8];
@@ -75,6 +75,7 @@ const cancel = () => stop?.abort(new Error(`${by("learn-name").value.trim()}: ca
 // ---- Multiplying ----
 
 let product = null; // rows of the last result
+const questions = turns();
 
 function showMaps(rows, exact) {
   const top = (all) => all.slice(0, SHOWN_ROWS);
@@ -95,11 +96,13 @@ async function multiply() {
   by("maps").replaceChildren();
   show(false, "download");
   product = null;
+  const signal = questions.next();
   try {
     const a = parse(by("matrix-a").value, "A");
     if (a.length === 0) throw new Error("A has no rows: generate some, or paste them");
     const began = performance.now();
-    const c = await client.matmul(a, { model: by("product").value });
+    const c = await client.matmul(a, { model: by("product").value, signal });
+    if (signal.aborted) return;
     const elapsed = performance.now() - began;
     const rows = unflatten(c);
     const text = `${c.rows} × ${c.columns} values in ${elapsed.toFixed(1)} ms, seen from this page.`;
@@ -118,7 +121,7 @@ async function multiply() {
     const error = square(minus(rows, exact)) / square(exact);
     say("matrix-result", `${text} Squared error over squared exact values: ${error.toPrecision(3)}.`);
   } catch (error) {
-    say("matrix-result", error.message, "bad");
+    if (!signal.aborted) say("matrix-result", error.message, "bad");
   }
 }
 

@@ -1,5 +1,6 @@
 // picture.js: a picture of any size to the pixels that a model sees, by the server's own filter, so that what is
-// shown and sent is the very thing that the server would have made. Whole numbers throughout.
+// shown and sent is what the server would have made: of a PNG, every byte. The server shrinks a large JPEG while it
+// decodes it, and turns a picture after the filter; there the pixels are close. Whole numbers throughout.
 
 /** Weights of the triangle filter: for each of `target` pixels, its first source pixel, weights and their sum. */
 function spans(source, target) {

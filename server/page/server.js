@@ -4,6 +4,19 @@ import { by, show } from "./dom.js";
 
 export const client = new Client("", { timeout: 30000, attempts: 3 });
 
+/** Signals, one at a time: the next aborts the one before, so that an older answer never overwrites a newer one. */
+export function turns() {
+  let turn = new AbortController();
+  return {
+    next() {
+      turn.abort();
+      turn = new AbortController();
+      return turn.signal;
+    },
+    now: () => turn.signal,
+  };
+}
+
 let models = [];
 const listeners = [];
 
@@ -21,10 +34,14 @@ function tell(text, kind) {
   by("state").className = kind;
 }
 
-/** Asks what is served; a refusal for want of a key shows the field for it. */
+const listings = turns();
+
+/** Asks what is served; a refusal for want of a key shows the field for it. False without an answer. */
 export async function refresh() {
+  const signal = listings.next();
   try {
-    const listed = (await client.models()).models;
+    const listed = (await client.models({ signal })).models;
+    if (signal.aborted) return false;
     const changed = JSON.stringify(listed) !== JSON.stringify(models);
     models = listed;
     tell(`${models.length} model${models.length === 1 ? "" : "s"} served.`, "note");
@@ -32,6 +49,7 @@ export async function refresh() {
     if (changed) for (const listener of listeners) listener(models);
     return true;
   } catch (error) {
+    if (signal.aborted) return false;
     const wantsKey = error instanceof RequestError && (error.status === 401 || error.status === 403);
     show(wantsKey, "key-form");
     tell(wantsKey ? "This server wants an API key." : `The server does not answer: ${error.message}`, "bad");

@@ -430,6 +430,8 @@ struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum
     if (best == NULL || info->version > best->info->version)
       best = entry;
   }
+  if (best != NULL && !is_ambiguous)
+    return best;
   list_names(catalog, kind, names, sizeof names);
   if (best == NULL) {
     if (version != 0)
@@ -442,11 +444,8 @@ struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum
       halut_fail(diag, HALUT_ENOTFOUND, 0, "no %s model is being served", kind_name(kind));
     return NULL;
   }
-  if (is_ambiguous) {
-    halut_fail(diag, HALUT_EINVALID, 0, "\"model\" must say which one: %s", names);
-    return NULL;
-  }
-  return best;
+  halut_fail(diag, HALUT_EINVALID, 0, "\"model\" must say which one: %s", names);
+  return NULL;
 }
 
 struct halut_entry *halut_catalog_named(const struct halut_catalog *catalog, const char *name,

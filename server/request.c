@@ -333,6 +333,13 @@ static void request_trace(struct halut_request *request) {
     memcpy(request->trace, given, sizeof form);
 }
 
+/* The last `digits` hexadecimal digits of a number. */
+static char *hex_write(char *at, uint64_t value, int digits) {
+  while (digits-- > 0)
+    *at++ = "0123456789abcdef"[value >> (4 * digits) & 15];
+  return at;
+}
+
 /* The client's, if it is fit to be logged and echoed; else one of our own. */
 static void request_identify(struct halut_request *request) {
   static const char fit[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:+/=";
@@ -342,9 +349,9 @@ static void request_identify(struct halut_request *request) {
     memcpy(request->id, given, strlen(given) + 1);
     return;
   }
-  snprintf(request->id, sizeof request->id, "%08llx-%llx",
-           (unsigned long long)(request->arrived_ns & 0xffffffffu),
-           (unsigned long long)++request->http->ids);
+  char *at = hex_write(request->id, request->arrived_ns, 8);
+  *at++ = '-';
+  hex_write(at, ++request->http->ids, 12);
 }
 
 static bool body_charge(void *self, size_t more) {
@@ -532,7 +539,7 @@ static enum MHD_Result request_begin(struct halut_http *http, struct MHD_Connect
   request->private.state = REQUEST_READING;
   request->method = method_parse(method);
   request->is_head = strcmp(method, "HEAD") == 0;
-  snprintf(request->verb, sizeof request->verb, "%s", method);
+  strncpy(request->verb, method, sizeof request->verb - 1);
   if (strncasecmp(url, "http://", 7) == 0 || strncasecmp(url, "https://", 8) == 0) {
     const char *host = strchr(url, ':') + 3; /* a proxy may send the absolute form */
     url = host[strcspn(host, "/")] != '\0' ? host + strcspn(host, "/") : "/";

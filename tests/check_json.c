@@ -1,6 +1,7 @@
 /* test: JSON bodies split and read strictly, written exactly */
 #include <check.h>
 #include <stdbool.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,9 +56,9 @@ START_TEST(cuts_out_strings_and_nested_members) {
 END_TEST
 
 START_TEST(leaves_arrays_of_objects_and_other_keys) {
-  struct halut_json *json = open_body(
-      "{\"instances\":[{\"b64\":\"eA==\"},{\"b64\":\"eQ==\"}],\"x\":[1,2],"
-      "\"a\":7}");
+  struct halut_json *json =
+      open_body("{\"instances\":[{\"b64\":\"eA==\"},{\"b64\":\"eQ==\"}],\"x\":[1,2],"
+                "\"a\":7}");
   ck_assert_uint_eq(json->slice_count, 2);
   const json_t *instances = json_object_get(json->root, "instances");
   ck_assert_uint_eq(json_array_size(instances), 2);
@@ -267,6 +268,19 @@ START_TEST(writes_long_arrays) {
 }
 END_TEST
 
+/* Those that are written without printf, at both ends of their ranges, and one that is not. */
+START_TEST(formats_as_printf_does) {
+  struct halut_json_out out = {0};
+  halut_json_out_format(&out, "%s", "");
+  halut_json_out_format(&out, "{%s:%u,%u}", "a", 0u, UINT_MAX);
+  halut_json_out_format(&out, "%06u %06u %06u", 7u, 123456u, 7654321u);
+  halut_json_out_format(&out, " %lu %llu %zu", ULONG_MAX, ULLONG_MAX, (size_t)42);
+  halut_json_out_format(&out, " %s%% %s %.3f", "%u", "text", 0.5);
+  expect_text(&out, "{a:0,4294967295}000007 123456 7654321 18446744073709551615 "
+                    "18446744073709551615 42 %u% text 0.500");
+}
+END_TEST
+
 START_TEST(escapes_any_bytes) {
   static const char *const rows[][2] = {
       {"plain", "\"plain\""},
@@ -321,6 +335,7 @@ int main(void) {
   tcase_add_test(all, checks_members);
   tcase_add_test(all, writes_arrays);
   tcase_add_test(all, writes_long_arrays);
+  tcase_add_test(all, formats_as_printf_does);
   tcase_add_test(all, escapes_any_bytes);
   tcase_add_test(all, writes_values_and_forgets_on_close);
   suite_add_tcase(suite, all);

@@ -499,7 +499,6 @@ static enum MHD_Result request_check(struct halut_request *request, const char *
     return request_refuse_now(request, status, reason);
   uint32_t most = request->http->options.requests_per_connection_max;
   request->private.close = ++request->private.connection->requests >= most && most > 0;
-  request_identify(request);
   request_trace(request);
   request_route(request);
   if (request->private.state == REQUEST_READING)
@@ -539,6 +538,7 @@ static enum MHD_Result request_begin(struct halut_http *http, struct MHD_Connect
   request->private.state = REQUEST_READING;
   request->method = method_parse(method);
   request->is_head = strcmp(method, "HEAD") == 0;
+  request_identify(request);
   strncpy(request->verb, method, sizeof request->verb - 1);
   if (strncasecmp(url, "http://", 7) == 0 || strncasecmp(url, "https://", 8) == 0) {
     const char *host = strchr(url, ':') + 3; /* a proxy may send the absolute form */

@@ -71,7 +71,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(call object,$(SERVER_SRC)) $(BUILD)/libha
 $(BUILD)/tests/bench/products: $(BUILD)/tests/bench/products.o $(BUILD)/libhalut.a
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -ldnnl -lopenblas $(MODEL_LIBS)
 
-$(BUILD)/tests/bench/echo: $(BUILD)/tests/bench/echo.o
+$(BUILD)/tests/bench/echo $(BUILD)/tests/bench/load: %: %.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -luv
 
 $(BUILD)/tests/failmalloc.so: tests/failmalloc.c
@@ -138,7 +138,7 @@ bench: all ## measure against ONNX Runtime, OpenBLAS and oneDNN, interleaved on 
 	tests/bench/run.sh $(BUILD)
 bench-http: all ## what serving costs on top of computing: processor time, throughput, latency
 	deploy/packages.sh wrk python3-numpy util-linux
-	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/echo
+	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/echo $(BUILD)/tests/bench/load
 	tests/bench/http.py $(BUILD)
 bench-replicas: all ## requests a second through HAProxy against the number of daemons behind it
 	HALUT_BUILD=$(abspath $(BUILD)) tests/bench/replicas.sh

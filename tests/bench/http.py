@@ -2,9 +2,10 @@
 """http.py BUILD [--rounds N] [--seconds S]: what serving costs, on top of computing.
 
     overhead    CPU time of the server for a POST of 3,072 bytes at 16 connections, to classify with a network whose
-                kernel costs next to nothing, against a bare libuv server that sends the same body back (echo.c)
+                kernel costs next to nothing, against a bare libuv server that sends the same body back (echo.c);
+                with the kernel's part of both (system) and without (user)
     throughput  answers a second at saturation (64 connections) against images a second of `halut bench`
-    latency     the 99th percentile at half of that rate, sent evenly, against the median time of computing
+    latency     the 99th percentile at half of that rate, sent evenly (load.c), against the median time of computing
 
 Servers run on one processor, clients on another. Rounds of what is compared are interleaved; figures are medians. Needs
 NumPy and wrk.
@@ -20,8 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.dont_write_bytecode = True
@@ -31,7 +30,7 @@ import make  # noqa: E402
 BYTES = 3072
 SHIPPED = TOP / "models/resnet9-cifar10.safetensors"
 HERE, THERE = (sorted(os.sched_getaffinity(0)) * 2)[:2]  # of the servers, of the clients
-SENDERS = 16
+CONNECTIONS = 16
 
 
 class Server:
@@ -41,12 +40,14 @@ class Server:
         self.port = int(re.search(r"(\d+)\s*$", self.process.stdout.readline()).group(1))
 
     def cpu(self):
-        """Nanoseconds of processor time of all its threads."""
-        tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
+        """Nanoseconds of processor time of all its threads: in all, and in system calls, which is counted in ticks."""
+        process = pathlib.Path(f"/proc/{self.process.pid}")
+        whole = sum(int((task / "schedstat").read_text().split()[0]) for task in (process / "task").iterdir())
+        fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
+        return whole, int(fields[12]) * 10 ** 9 / os.sysconf("SC_CLK_TCK")
 
-    def load(self, script, connections, seconds):
-        """Answers a second, and the server's microseconds of processor time for each."""
+    def saturate(self, script, connections, seconds):
+        """Answers a second, and the server's microseconds of processor time for each: in all, and in system calls."""
         before = self.cpu()
         done = subprocess.run(["taskset", "-c", str(THERE), "wrk", "-t", "1", "-c", str(connections), "-d",
                                f"{seconds}s", "-s", script, f"http://127.0.0.1:{self.port}/v1/classify"],
@@ -54,7 +55,17 @@ class Server:
         if "Non-2xx" in done or "Socket errors" in done:
             raise SystemExit(done)
         answers = int(re.search(r"(\d+) requests in", done).group(1))
-        return float(re.search(r"Requests/sec: *([\d.]+)", done).group(1)), (self.cpu() - before) / answers / 1e3
+        whole, system = ((b - a) / answers / 1e3 for a, b in zip(before, self.cpu()))
+        return float(re.search(r"Requests/sec: *([\d.]+)", done).group(1)), whole, system
+
+    def evenly(self, build, body, rate, seconds):
+        """Requests at even distances: what load.c found."""
+        done = subprocess.run(["taskset", "-c", str(THERE), build / "tests/bench/load", str(self.port), "/v1/classify",
+                               body, f"{rate:.3f}", str(seconds), str(CONNECTIONS)],
+                              capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(done.stderr)
+        return json.loads(done.stdout)
 
     def stop(self):
         self.process.terminate()
@@ -79,31 +90,6 @@ def free_port():
         return one.getsockname()[1]
 
 
-def evenly(port, body, rate, seconds):
-    """Sends so many requests a second at even distances; returns their latencies, seconds from when they were due."""
-    request = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    begin, took = time.monotonic() + 0.1, []
-
-    def send(index):
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for i in range(index, int(rate * seconds), SENDERS):
-                due = begin + i / rate
-                time.sleep(max(0, due - time.monotonic()))
-                connection.sendall(request)
-                answer = connection.recv(65536)
-                if not answer.startswith(b"HTTP/1.1 200"):
-                    raise SystemExit(answer)
-                took.append(time.monotonic() - due)
-
-    threads = [threading.Thread(target=send, args=(index,)) for index in range(SENDERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return took
-
-
 def spread(values, digits=2):
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
@@ -121,33 +107,39 @@ def overhead(build, folder, script, args):
     port, ours, theirs = free_port(), [], []
     echo, served = Server(build / "tests/bench/echo", port), daemon(build, folder / "nothing")
     for _ in range(args.rounds):
-        theirs.append(echo.load(script, 16, args.seconds)[1])
-        ours.append(served.load(script, 16, args.seconds)[1] - kernel)
+        _, whole, system = echo.saturate(script, CONNECTIONS, args.seconds)
+        theirs.append((whole, whole - system, system))
+        _, whole, system = served.saturate(script, CONNECTIONS, args.seconds)
+        ours.append((whole - kernel, whole - kernel - system, system))
     echo.stop()
     served.stop()
-    return [("CPU a POST of 3,072 bytes, bare libuv echo", f"{spread(theirs, 1)} µs"),
-            (f"the same, halutd less its kernel ({kernel:.1f} µs)", f"{spread(ours, 1)} µs"),
-            ("ratio", spread([a / b for a, b in zip(ours, theirs)]))]
+    rows = []
+    for part, mine, bare in zip(("", ", user", ", system"), zip(*ours), zip(*theirs)):
+        rows += [(f"CPU a POST of 3,072 bytes, bare libuv echo{part}", f"{spread(bare, 1)} µs"),
+                 (f"the same, halutd less its kernel ({kernel:.1f} µs){part}", f"{spread(mine, 1)} µs"),
+                 (f"ratio{part}", spread([a / b for a, b in zip(mine, bare)]))]
+    return rows
 
 
-def serving(build, folder, script, body, args):
+def serving(build, folder, script, args):
     """Rows of the table: throughput and latency with the shipped network."""
     (folder / "shipped").mkdir()
     shutil.copy(SHIPPED, folder / "shipped")
-    served, alone, rates, late, computing = daemon(build, folder / "shipped"), [], [], [], []
+    served, alone, rates, loads, computing = daemon(build, folder / "shipped"), [], [], [], []
     for _ in range(args.rounds):
         alone.append(bench(build, SHIPPED, 64, args.seconds)["images_per_second"])
-        rates.append(served.load(script, 64, args.seconds)[0])
-        one = 1e3 / bench(build, SHIPPED, 1, args.seconds)["images_per_second"]
-        took = sorted(evenly(served.port, body, rates[-1] / 2, args.seconds))
-        late.append(1e3 * took[int(0.99 * len(took))])
-        computing.append(one)
+        rates.append(served.saturate(script, 64, args.seconds)[0])
+        computing.append(1e3 / bench(build, SHIPPED, 1, args.seconds)["images_per_second"])
+        loads.append(served.evenly(build, folder / "body", rates[-1] / 2, args.seconds))
     served.stop()
+    late = [one["p99_us"] / 1e3 for one in loads]
     return [("images/s, `halut bench`", spread(alone, 0)), ("answers/s at saturation", spread(rates, 0)),
             ("share", spread([a / b for a, b in zip(rates, alone)])),
             ("an image computed alone", f"{spread(computing)} ms"),
-            ("99th percentile at half of that rate", f"{spread(late)} ms"),
-            ("ratio", spread([a / b for a, b in zip(late, computing)]))]
+            ("median at half of that rate", f"{spread([one['p50_us'] / 1e3 for one in loads])} ms"),
+            ("99th percentile", f"{spread(late)} ms"),
+            ("the client itself late by, at worst", f"{spread([one['unpunctual_us'] / 1e3 for one in loads])} ms"),
+            ("99th percentile to computing", spread([a / b for a, b in zip(late, computing)]))]
 
 
 def main():
@@ -159,12 +151,11 @@ def main():
     build = args.build.resolve()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        body = bytes(range(256)) * (BYTES // 256)
-        (folder / "body").write_bytes(body)
+        (folder / "body").write_bytes(bytes(range(256)) * (BYTES // 256))
         script = folder / "post.lua"
         script.write_text(f'local file = io.open("{folder}/body", "rb")\n'
                           'wrk.method, wrk.body = "POST", file:read("*a")\n')
-        rows = overhead(build, folder, script, args) + serving(build, folder, script, body, args)
+        rows = overhead(build, folder, script, args) + serving(build, folder, script, args)
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         name = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), "this machine")
     print(f"{name}, server on processor {HERE}, client on {THERE}; median (least-most) of {args.rounds} rounds\n")

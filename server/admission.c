@@ -167,9 +167,10 @@ bool halut_job_query(struct halut_job *job, struct halut_request *request) {
 
 struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
                                 enum halut_kind kind, const struct halut_job_form *form) {
-  if (!halut_app_is_ready(app)) {
+  /* While draining too: who has a connection by then is answered, and told that it was the last. */
+  if (app->catalog == NULL) {
     app->metrics.rejected_unready++;
-    halut_request_error(request, 503, app->draining ? "shutting down" : "no model is loaded yet");
+    halut_request_error(request, 503, "no model is loaded yet");
     return NULL;
   }
   struct halut_job *job = calloc(1, sizeof *job);

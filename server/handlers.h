@@ -54,7 +54,7 @@ bool halut_settings_open(struct halut_app *app, struct halut_request *request,
 bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version);
 
 /* admission.c. A job of the current catalogue, owned by the request; NULL after an answer (503
- * while draining or loading). `form` reads and writes it. */
+ * while loading). `form` reads and writes it. */
 struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
                                 enum halut_kind kind, const struct halut_job_form *form);
 /* Takes "backend", or that and "model", from the query. False after an answer. */

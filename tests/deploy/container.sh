@@ -139,11 +139,22 @@ has_clean_metrics() {
 }
 stops_cleanly() {
   # A request that is still arriving when the signal comes is answered first.
+  local url request
+  url=http://$(address "$name")
   tail -c 3072 models/photo/cat.jpg >"$store/raw" # a raw picture: as many bytes, no JPEG header
-  curl -sf --limit-rate 1K -T "$store/raw" "http://$(address "$name")/v1/classify" >"$store/answer" &
-  local request=$!
-  sleep 1
+  rm -f "$store/feed" && mkfifo "$store/feed" || return
+  curl -sfvT - "$url/v1/classify" <"$store/feed" >"$store/answer" 2>"$store/log" &
+  request=$!
+  exec 9>"$store/feed"
+  head -c 1000 "$store/raw" >&9
+  until grep -q "100 Continue" "$store/log"; do
+    kill -0 "$request" || return
+    sleep 0.1
+  done
   podman kill -s TERM "$name" >/dev/null # `podman stop` also fails where systemd runs no timers
+  while curl -sf "$url/healthz" >/dev/null; do sleep 0.1; done
+  tail -c +1001 "$store/raw" >&9
+  exec 9>&-
   [ "$(timeout 30 podman wait "$name" 2>"$store/errors" | tail -n 1)" = 0 ] && wait "$request" &&
     jq -e .top "$store/answer"
 }

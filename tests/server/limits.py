@@ -116,7 +116,7 @@ class Limits(unittest.TestCase):
         held = [daemon.connect() for _ in range(2)]
         for connection in held:
             connection.sendall(head + bytes(900000))
-        time.sleep(0.5)  # both have their room by now
+        self.held(daemon, 2000000)
         answer = daemon.ask("POST", "/v1/classify", bytes(1000000))
         self.assertEqual(answer.status, 503)
         self.assertIn("body-total-max", answer.error())

@@ -117,8 +117,8 @@ ubsan: ## the quick tests under the undefined behaviour sanitizer
 	$(MAKE) BUILD=$(BUILD)-ubsan check \
 	  CFLAGS="-O1 -g -fsanitize=undefined,float-cast-overflow -fno-sanitize-recover=all"
 # Those with threads, but those that wait for the reference kernels, which take minutes in this build.
-TSAN_TESTS = check_batcher check_learn check_rtl check_shadow chaos compressed dialects exhaustion inspection learn \
-  openapi security startup v2
+TSAN_TESTS = check_batcher check_helper check_learn check_pool check_rtl check_shadow chaos compressed dialects \
+  exhaustion inspection learn lending openapi security startup v2
 tsan: ## the quick tests of what has threads under the thread sanitizer
 	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
 	  $(MAKE) BUILD=$(BUILD)-tsan CFLAGS="-O1 -g -fsanitize=thread" TESTS="$(TSAN_TESTS)" check

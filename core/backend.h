@@ -9,12 +9,14 @@
 #include <stdbool.h>
 
 #include "halut.h"
+#include "helper.h"
 
 struct halut_backend; /* each backend defines its own */
 
 /* Counters add up until the caller clears them. Device fields stay 0 on the CPU. */
 struct halut_stats {
   uint64_t lookups;            /* table entries added: rows * codebooks * outputs */
+  uint64_t helped_lookups;     /* of these, by who served a helper */
   uint64_t device_cycles;      /* clock cycles the accelerator ran */
   uint64_t device_stalls;      /* of these, cycles in which it waited for input, output or tables */
   uint64_t device_table_bytes; /* table bytes loaded into it */
@@ -74,10 +76,12 @@ struct halut_backend_ops {
    * floats as quantise, product and dequantise one after another. */
   int (*matmul)(struct halut_backend *backend, uint32_t handle, const struct halut_floats *floats,
                 const float *x, size_t rows, float *y, struct halut_stats *stats);
+  /* Optional (NULL): from now on who serves `helper` takes half of each convolution and of each
+   * product of floats; NULL: nobody does. It is the caller's. The same numbers either way. */
+  void (*help)(struct halut_backend *backend, struct halut_helper *helper);
 };
 
-/* options: cpu=ref|ssse3|avx2|… (a ceiling); threads=1|2 (default 1): with 2 a thread of its own
- * takes half of each convolution and of each product of floats, so one image takes less time. */
+/* options: cpu=ref|ssse3|avx2|… (a ceiling). */
 extern const struct halut_backend_ops halut_backend_cpu;
 
 #endif

@@ -1,16 +1,16 @@
 /* DESIGN: a product is done a block of HALUT_CODE_BLOCK rows at a time: encode every codebook, then
  * sum for every output while the codes are in the first-level cache.
  *
- * With threads=2 a helper takes half: of a batch half the images or rows, of one image half the
- * outputs. Then both encode, which is about a tenth of the work; nothing is exchanged between them
- * but the finished maps, and every number is computed as by one. */
+ * Who serves the helper takes half: of a batch half the images or rows; of one image half the rows
+ * of its map, or where these are too few to cut, half the outputs. Then both encode, which is about
+ * a tenth of the work of these layers; nothing is exchanged but the finished maps, and every number
+ * is computed as by one. */
 #include "backend.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "conv_cpu.h"
-#include "helper.h"
 #include "kernels.h"
 #include "matmul_cpu.h"
 #include "pack.h"
@@ -33,26 +33,16 @@ struct halut_backend {
   uint32_t layer_count;
   uint8_t *codes; /* one block of the layer with the most codebooks */
   uint32_t codebooks_max;
-  uint32_t threads;
-  struct halut_helper *helper; /* NULL for one thread */
+  struct halut_helper *helper; /* borrowed; NULL: nobody helps */
   struct halut_conv_scratch scratch[THREADS_MAX];
   struct halut_matmul_scratch matmul[THREADS_MAX];
 };
 
-static int cpu_options(const char *options, uint32_t *flags_out, uint32_t *threads_out,
-                       struct halut_diag *diag) {
+static int cpu_options(const char *options, uint32_t *flags_out, struct halut_diag *diag) {
   uint32_t flags = halut_cpu_flags();
   while (options && *options) {
     size_t bytes = strcspn(options, ",");
     char name[32];
-    if (strncmp(options, "threads=", 8) == 0) {
-      if (bytes != 9 || options[8] < '1' || options[8] > '0' + THREADS_MAX)
-        return halut_fail(diag, HALUT_EINVALID, 0, "cpu backend: \"%.*s\": 1 or 2 threads",
-                          (int)(bytes > 64 ? 64 : bytes), options);
-      *threads_out = (uint32_t)(options[8] - '0');
-      options += bytes + (options[bytes] == ',');
-      continue;
-    }
     if (strncmp(options, "cpu=", 4) != 0) {
       return halut_fail(diag, HALUT_EINVALID, 0, "cpu backend: unknown option \"%.*s\"",
                      (int)(bytes > 64 ? 64 : bytes), options);
@@ -71,18 +61,12 @@ static int cpu_options(const char *options, uint32_t *flags_out, uint32_t *threa
 }
 
 static int cpu_open(const char *options, struct halut_backend **out, struct halut_diag *diag) {
-  uint32_t flags = 0, threads = 1;
-  int error = cpu_options(options, &flags, &threads, diag);
+  uint32_t flags = 0;
+  int error = cpu_options(options, &flags, diag);
   if (error) return error;
   struct halut_backend *backend = calloc(1, sizeof *backend);
   if (!backend) return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for the cpu backend");
   halut_kernels_init(&backend->kernels, flags);
-  backend->threads = threads;
-  if (threads > 1) error = halut_helper_open(&backend->helper, diag);
-  if (error) {
-    free(backend);
-    return error;
-  }
   *out = backend;
   return HALUT_OK;
 }
@@ -93,7 +77,6 @@ static void cpu_close(struct halut_backend *backend) {
     halut_pack_put(backend->layer[i].packed);
     halut_conv_cpu_close(&backend->layer[i].conv);
   }
-  halut_helper_close(backend->helper);
   for (uint32_t t = 0; t < THREADS_MAX; t++) {
     halut_conv_scratch_close(&backend->scratch[t]);
     halut_matmul_scratch_close(&backend->matmul[t]);
@@ -126,7 +109,7 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
   layer = &backend->layer[backend->layer_count];
   *layer = (struct cpu_layer){0};
   int error = HALUT_OK;
-  for (uint32_t t = 0; t < backend->threads && !error; t++) {
+  for (uint32_t t = 0; t < THREADS_MAX && !error; t++) {
     if (conv)
       error = halut_conv_scratch_fit(&backend->scratch[t], lut, conv, diag);
     else
@@ -167,66 +150,76 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
   return HALUT_OK;
 }
 
-/* What one thread does of a convolution: `count` images, outputs first .. first + outputs - 1. */
-struct conv_part {
-  struct halut_backend *backend;
-  const struct cpu_layer *layer;
-  struct halut_conv_scratch *scratch;
-  const uint8_t *in;
-  uint32_t count;
-  struct halut_epilogue epilogue;
-  uint32_t first, outputs;
-  uint8_t *out;
-};
-
-static void conv_part_run(void *self) {
-  const struct conv_part *part = self;
-  struct halut_slice slice;
-  halut_pack_slice(part->layer->packed, part->first, part->outputs, &slice);
-  halut_conv_cpu_run(&part->layer->conv, &slice.packed, &part->backend->kernels, part->scratch,
-                     part->in, part->count, &part->epilogue, part->out);
+static void cpu_help(struct halut_backend *backend, struct halut_helper *helper) {
+  backend->helper = helper;
 }
 
-/* Moves the later outputs of one image, or the later images, from one part to another. */
-static struct conv_part conv_part_split(struct conv_part *part,
-                                        struct halut_conv_scratch *scratch) {
-  const struct halut_conv *conv = part->layer->conv.conv;
-  const uint32_t pool = part->epilogue.pool;
+/* What one thread does of a convolution: outputs first .. first + outputs - 1 of a part. */
+struct conv_share {
+  const struct halut_backend *backend;
+  const struct cpu_layer *layer;
+  struct halut_conv_scratch *scratch;
+  struct halut_conv_part part;
+  uint32_t first, outputs;
+};
+
+static void conv_share_run(void *self) {
+  const struct conv_share *share = self;
+  struct halut_slice slice;
+  halut_pack_slice(share->layer->packed, share->first, share->outputs, &slice);
+  halut_conv_cpu_run(&share->layer->conv, &slice.packed, &share->backend->kernels, share->scratch,
+                     &share->part);
+}
+
+/* Moves what `part` writes, and adds, on by `bytes`. */
+static void part_skip(struct halut_conv_part *part, size_t bytes) {
+  part->out += bytes;
+  if (part->epilogue.other) part->epilogue.other += bytes;
+}
+
+/* Moves the later images, or the later rows or outputs of one image, to the share returned. */
+static struct conv_share conv_split(struct conv_share *own, struct halut_conv_scratch *scratch) {
+  const struct halut_conv *conv = own->layer->conv.conv;
+  const uint32_t pool = own->part.epilogue.pool, count = own->part.count / 2;
+  const uint32_t middle = halut_conv_cpu_middle(&own->layer->conv, pool);
   const size_t plane = (size_t)(conv->out_h / pool) * (conv->out_w / pool);
-  struct conv_part later = *part;
-  size_t skipped;
+  struct conv_share later = *own;
   later.scratch = scratch;
-  if (part->count > 1) {
-    part->count /= 2;
-    later.count -= part->count;
-    later.in += (size_t)part->count * conv->channels * conv->height * conv->width;
-    skipped = part->count * part->outputs * plane;
+  if (count > 0) {
+    own->part.count = count;
+    later.part.count -= count;
+    later.part.in += (size_t)count * conv->channels * conv->height * conv->width;
+    part_skip(&later.part, count * own->outputs * plane);
+  } else if (middle > 0) {
+    own->part.last = later.part.first = middle;
   } else {
-    part->outputs = part->outputs / 2 / SPLIT_OUTPUTS * SPLIT_OUTPUTS;
-    later.first += part->outputs;
-    later.outputs -= part->outputs;
-    later.epilogue.requant.bias += part->outputs;
-    later.epilogue.requant.scale += part->outputs;
-    skipped = part->outputs * plane;
+    own->outputs = own->outputs / 2 / SPLIT_OUTPUTS * SPLIT_OUTPUTS;
+    later.first += own->outputs;
+    later.outputs -= own->outputs;
+    later.part.epilogue.requant.bias += own->outputs;
+    later.part.epilogue.requant.scale += own->outputs;
+    part_skip(&later.part, own->outputs * plane);
   }
-  later.out += skipped;
-  if (later.epilogue.other) later.epilogue.other += skipped;
   return later;
 }
 
-static void conv_run(struct conv_part *whole) {
-  struct halut_backend *backend = whole->backend;
-  const uint64_t lookups = (uint64_t)whole->layer->conv.positions * whole->count *
-                           whole->layer->packed->lut->codebooks * whole->outputs;
-  if (!backend->helper || lookups < SPLIT_LOOKUPS ||
-      (whole->count == 1 && whole->outputs < 2 * SPLIT_OUTPUTS)) {
-    conv_part_run(whole);
-    return;
+static uint64_t conv_lookups(const struct conv_share *share) {
+  const struct halut_conv_part *part = &share->part;
+  return (uint64_t)part->count * (part->last - part->first) * share->layer->conv.conv->out_w *
+         share->layer->packed->lut->codebooks * share->outputs;
+}
+
+/* Returns how many lookups the helper has done. */
+static uint64_t conv_run(struct halut_backend *backend, struct conv_share *own) {
+  const bool is_cut = own->part.count > 1 || own->outputs >= 2 * SPLIT_OUTPUTS ||
+                      halut_conv_cpu_middle(&own->layer->conv, own->part.epilogue.pool) > 0;
+  if (!is_cut || conv_lookups(own) < SPLIT_LOOKUPS || !halut_helper_is_served(backend->helper)) {
+    conv_share_run(own);
+    return 0;
   }
-  struct conv_part later = conv_part_split(whole, &backend->scratch[1]);
-  halut_helper_start(backend->helper, conv_part_run, &later);
-  conv_part_run(whole);
-  halut_helper_wait(backend->helper);
+  struct conv_share later = conv_split(own, &backend->scratch[1]);
+  bool is_helped = halut_helper_share(backend->helper, conv_share_run, own, &later);
+  return is_helped ? conv_lookups(&later) : 0;
 }
 
 static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_t *in,
@@ -236,17 +229,17 @@ static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_
   const struct cpu_layer *layer = &backend->layer[handle];
   const struct halut_lut *lut = layer->packed->lut;
   assert(layer->conv.conv);
-  struct conv_part whole = {backend, layer, &backend->scratch[0], in, count, *epilogue, 0,
-                            lut->outputs, out};
-  conv_run(&whole);
-  if (stats)
-    stats->lookups += (uint64_t)layer->conv.positions * count * lut->codebooks * lut->outputs;
+  const struct halut_conv_part whole = {in, count, 0, layer->conv.conv->out_h, *epilogue, out};
+  struct conv_share own = {backend, layer, &backend->scratch[0], whole, 0, lut->outputs};
+  const uint64_t lookups = conv_lookups(&own), helped = conv_run(backend, &own);
+  if (stats) stats->lookups += lookups;
+  if (stats) stats->helped_lookups += helped;
   return HALUT_OK;
 }
 
 /* What one thread does of a product of floats. */
 struct matmul_part {
-  struct halut_backend *backend;
+  const struct halut_backend *backend;
   const struct halut_packed *packed;
   struct halut_matmul_scratch *scratch;
   const struct halut_floats *floats;
@@ -261,23 +254,22 @@ static void matmul_part_run(void *self) {
                        part->rows, part->y);
 }
 
-static void matmul_run(struct matmul_part *whole) {
-  const struct halut_lut *lut = whole->packed->lut;
-  const size_t blocks = whole->rows / HALUT_CODE_BLOCK;
-  if (!whole->backend->helper || blocks < 2 ||
-      (uint64_t)whole->rows * lut->codebooks * lut->outputs < SPLIT_LOOKUPS) {
-    matmul_part_run(whole);
-    return;
+/* Returns how many rows the helper has done. */
+static size_t matmul_run(struct halut_backend *backend, struct matmul_part *own) {
+  const struct halut_lut *lut = own->packed->lut;
+  const size_t blocks = own->rows / HALUT_CODE_BLOCK;
+  if (blocks < 2 || (uint64_t)own->rows * lut->codebooks * lut->outputs < SPLIT_LOOKUPS ||
+      !halut_helper_is_served(backend->helper)) {
+    matmul_part_run(own);
+    return 0;
   }
-  struct matmul_part later = *whole;
-  whole->rows = (blocks + 1) / 2 * HALUT_CODE_BLOCK;
-  later.scratch = &whole->backend->matmul[1];
-  later.rows -= whole->rows;
-  later.x += whole->rows * whole->floats->affine->columns;
-  later.y += whole->rows * lut->outputs;
-  halut_helper_start(whole->backend->helper, matmul_part_run, &later);
-  matmul_part_run(whole);
-  halut_helper_wait(whole->backend->helper);
+  struct matmul_part later = *own;
+  own->rows = (blocks + 1) / 2 * HALUT_CODE_BLOCK;
+  later.scratch = &backend->matmul[1];
+  later.rows -= own->rows;
+  later.x += own->rows * own->floats->affine->columns;
+  later.y += own->rows * lut->outputs;
+  return halut_helper_share(backend->helper, matmul_part_run, own, &later) ? later.rows : 0;
 }
 
 static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
@@ -285,9 +277,11 @@ static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
                       struct halut_stats *stats) {
   assert(handle < backend->layer_count);
   const struct halut_packed *packed = backend->layer[handle].packed;
-  struct matmul_part whole = {backend, packed, &backend->matmul[0], floats, x, rows, y};
-  matmul_run(&whole);
-  if (stats) stats->lookups += (uint64_t)rows * packed->lut->codebooks * packed->lut->outputs;
+  const uint64_t row_lookups = (uint64_t)packed->lut->codebooks * packed->lut->outputs;
+  struct matmul_part own = {backend, packed, &backend->matmul[0], floats, x, rows, y};
+  const size_t helped = matmul_run(backend, &own);
+  if (stats) stats->lookups += rows * row_lookups;
+  if (stats) stats->helped_lookups += helped * row_lookups;
   return HALUT_OK;
 }
 
@@ -297,4 +291,5 @@ const struct halut_backend_ops halut_backend_cpu = {.name = "cpu",
                                                     .load = cpu_load,
                                                     .product = cpu_product,
                                                     .conv = cpu_conv,
-                                                    .matmul = cpu_matmul};
+                                                    .matmul = cpu_matmul,
+                                                    .help = cpu_help};

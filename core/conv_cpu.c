@@ -223,14 +223,17 @@ static void pool_plain(const uint8_t *in, uint32_t height, uint32_t width, uint3
     }
 }
 
+/* Rows first .. last - 1 of every plane; of `out` they become rows of the same planes. */
 static void pool_planes(const struct halut_conv_cpu *cpu, const struct halut_kernels *kernels,
-                        uint32_t outputs, const uint8_t *in, size_t stride, uint32_t window,
-                        uint8_t *out) {
-  const uint32_t height = cpu->conv->out_h, width = cpu->conv->out_w;
-  const size_t pooled = (size_t)(height / window) * (width / window);
+                        uint32_t outputs, const uint8_t *in, size_t stride, uint32_t first,
+                        uint32_t last, uint32_t window, uint8_t *out) {
+  const uint32_t height = last - first, width = cpu->conv->out_w;
+  const size_t pooled = (size_t)(cpu->conv->out_h / window) * (width / window);
+  in += (size_t)first * width;
+  out += (size_t)(first / window) * (width / window);
   for (uint32_t m = 0; m < outputs; m++, in += stride, out += pooled) {
     if (window == 1)
-      memcpy(out, in, cpu->positions);
+      memcpy(out, in, (size_t)height * width);
     else if (window == 2 && height % 2 == 0 && width % 2 == 0)
       kernels->pool2(in, height, width, out);
     else
@@ -241,13 +244,16 @@ static void pool_planes(const struct halut_conv_cpu *cpu, const struct halut_ker
 /* A map of at least a block: block by block, all outputs of one image. */
 static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packed *packed,
                       const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
-                      const struct batch *batch, const uint8_t *image,
-                      const struct halut_epilogue *epilogue, uint8_t *out) {
+                      const struct batch *batch, const struct halut_conv_part *part,
+                      const uint8_t *image, uint8_t *out) {
   const struct halut_lut *lut = packed->lut;
+  const struct halut_epilogue *epilogue = &part->epilogue;
   const bool is_direct = epilogue->pool == 1 && cpu->positions == cpu->masked;
+  const uint32_t width = cpu->conv->out_w;
+  const size_t end = part->last == cpu->conv->out_h ? cpu->masked : (size_t)part->last * width;
   uint8_t *to = is_direct ? out : scratch->tile;
-  for (size_t first = 0; first < cpu->positions; first += HALUT_CODE_BLOCK) {
-    size_t left = cpu->masked - first;
+  for (size_t first = (size_t)part->first * width; first < end; first += HALUT_CODE_BLOCK) {
+    size_t left = end - first;
     size_t wide = left < HALUT_CODE_BLOCK ? left : HALUT_CODE_BLOCK;
     for (uint32_t c = 0; c < lut->codebooks; c++)
       encode_part(cpu, lut, kernels, scratch, batch, image, c, first, wide,
@@ -257,7 +263,8 @@ static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packe
                              cpu->masked);
   }
   if (!is_direct)
-    pool_planes(cpu, kernels, lut->outputs, scratch->tile, cpu->masked, epilogue->pool, out);
+    pool_planes(cpu, kernels, lut->outputs, scratch->tile, cpu->masked, part->first, part->last,
+                epilogue->pool, out);
 }
 
 /* Small maps: as many images as fit a block side by side. Each writes a padded number of codes, and
@@ -278,30 +285,55 @@ static void run_images(const struct halut_conv_cpu *cpu, const struct halut_pack
                            scratch->tile, HALUT_CODE_BLOCK);
   for (uint32_t i = 0; i < count; i++)
     pool_planes(cpu, kernels, lut->outputs, scratch->tile + i * cpu->positions, HALUT_CODE_BLOCK,
-                epilogue->pool, out + i * pooled);
+                0, conv->out_h, epilogue->pool, out + i * pooled);
+}
+
+uint32_t halut_conv_cpu_middle(const struct halut_conv_cpu *cpu, uint32_t pool) {
+  const uint32_t height = cpu->conv->out_h, width = cpu->conv->out_w;
+  for (uint32_t row = height / 2; row > height / 3; row--)
+    if (row % pool == 0 && (size_t)row * width % HALUT_CODE_BLOCK == 0) return row;
+  return 0;
+}
+
+/* Adds what the epilogue wants to rows first .. last - 1 of all planes. */
+static void add_rows(const struct halut_conv_cpu *cpu, const struct halut_kernels *kernels,
+                     uint32_t outputs, const struct halut_conv_part *part) {
+  const struct halut_epilogue *epilogue = &part->epilogue;
+  const uint32_t pool = epilogue->pool, height = cpu->conv->out_h;
+  const size_t width = cpu->conv->out_w / pool, plane = height / pool * width;
+  if (part->first == 0 && part->last == height) {
+    kernels->add(part->out, epilogue->other, plane * outputs * part->count, epilogue->zero);
+    return;
+  }
+  for (size_t m = 0; m < outputs; m++) {
+    const size_t at = m * plane + part->first / pool * width;
+    kernels->add(part->out + at, epilogue->other + at, (part->last - part->first) / pool * width,
+                 epilogue->zero);
+  }
 }
 
 void halut_conv_cpu_run(const struct halut_conv_cpu *cpu, const struct halut_packed *packed,
                         const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
-                        const uint8_t *in, uint32_t count, const struct halut_epilogue *epilogue,
-                        uint8_t *out) {
+                        const struct halut_conv_part *part) {
   const struct halut_conv *conv = cpu->conv;
+  const struct halut_epilogue *epilogue = &part->epilogue;
+  const uint32_t count = part->count, outputs = packed->lut->outputs;
   const size_t image_bytes = (size_t)conv->channels * conv->height * conv->width;
-  const size_t out_bytes = (size_t)(conv->out_h / epilogue->pool) *
-                           (conv->out_w / epilogue->pool) * packed->lut->outputs;
-  const struct batch batch = {in, in + image_bytes * count};
+  const size_t out_bytes =
+      (size_t)(conv->out_h / epilogue->pool) * (conv->out_w / epilogue->pool) * outputs;
+  const struct batch batch = {part->in, part->in + image_bytes * count};
   /* A block must hold what the last image of it writes: its positions, padded. */
   uint32_t together = 1;
   if (cpu->positions <= HALUT_CODE_BLOCK / 2)
     together = (uint32_t)(HALUT_CODE_BLOCK / cpu->positions);
   for (uint32_t i = 0; i < count; i += together) {
     uint32_t here = count - i < together ? count - i : together;
+    const uint8_t *image = part->in + i * image_bytes;
     if (together == 1)
-      run_image(cpu, packed, kernels, scratch, &batch, in + i * image_bytes, epilogue,
-                out + i * out_bytes);
+      run_image(cpu, packed, kernels, scratch, &batch, part, image, part->out + i * out_bytes);
     else
-      run_images(cpu, packed, kernels, scratch, &batch, in + i * image_bytes, here, epilogue,
-                 out + i * out_bytes);
+      run_images(cpu, packed, kernels, scratch, &batch, image, here, epilogue,
+                 part->out + i * out_bytes);
   }
-  if (epilogue->other) kernels->add(out, epilogue->other, out_bytes * count, epilogue->zero);
+  if (epilogue->other) add_rows(cpu, kernels, outputs, part);
 }

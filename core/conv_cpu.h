@@ -42,10 +42,22 @@ int halut_conv_scratch_fit(struct halut_conv_scratch *scratch, const struct halu
     __attribute__((warn_unused_result));
 void halut_conv_scratch_close(struct halut_conv_scratch *scratch);
 
-/* backend.h: conv. */
+/* What one thread does of backend.h's conv. Of a single image it may be some rows of the output
+ * map before pooling: `first` is 0 or what halut_conv_cpu_middle says, `last` that or out_h. */
+struct halut_conv_part {
+  const uint8_t *in;
+  uint32_t count;
+  uint32_t first, last;
+  struct halut_epilogue epilogue;
+  uint8_t *out; /* row 0, as those of the epilogue's `other` */
+};
+
+/* The row where the map of one image can be cut in two, so that nothing is computed twice: about
+ * half, or 0 where there is none. */
+uint32_t halut_conv_cpu_middle(const struct halut_conv_cpu *conv, uint32_t pool);
+
 void halut_conv_cpu_run(const struct halut_conv_cpu *conv, const struct halut_packed *packed,
                         const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
-                        const uint8_t *in, uint32_t count, const struct halut_epilogue *epilogue,
-                        uint8_t *out);
+                        const struct halut_conv_part *part);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "backend.h"
 #include "halut.h"
+#include "helper.h"
 
 struct halut_dense;
 
@@ -22,8 +23,10 @@ int halut_dense_open(const struct halut_conv *conv, uint32_t outputs, const int8
     __attribute__((warn_unused_result));
 
 /* in: u8 [count][channels][height][width]; out: u8 [count][outputs][out_h][out_w], the requantised
- * exact sums. They may not overlap. Allocates nothing. */
-void halut_dense_conv(struct halut_dense *dense, const uint8_t *in, uint32_t count, uint8_t *out);
+ * exact sums. They may not overlap. Who serves `helper` (NULL: nobody) takes half. Allocates
+ * nothing. */
+void halut_dense_conv(struct halut_dense *dense, struct halut_helper *helper, const uint8_t *in,
+                      uint32_t count, uint8_t *out);
 
 void halut_dense_close(struct halut_dense *dense); /* NULL is fine */
 

@@ -1,26 +1,42 @@
-/* helper.h: a second thread that takes half of a computation of some microseconds.
+/* helper.h: a second thread that takes part of a computation of some microseconds.
  *
- * Owned and used by one thread, the caller. Handing over is cheap while the helper still waits
- * spinning, and costs a wake-up by the system once it has fallen asleep.
+ * A helper is where two threads meet: the owner, who computes, and for as long as it likes another
+ * who serves. The owner never waits for a thread that does not run: what it offered and nobody has
+ * begun, it does itself.
  */
 #ifndef HALUT_HELPER_H
 #define HALUT_HELPER_H
+
+#include <stdbool.h>
 
 #include "halut.h"
 
 struct halut_helper;
 
-/* HALUT_ENOMEM: no memory, or no thread to be had. */
+/* Nobody serves it yet. HALUT_ENOMEM. */
 int halut_helper_open(struct halut_helper **out, struct halut_diag *diag)
     __attribute__((warn_unused_result));
 
-/* Calls run(self) on the helper. It must be idle: newly open, or waited for since. What was written
- * before is seen by it. */
-void halut_helper_start(struct halut_helper *helper, void (*run)(void *self), void *self);
+/* A thread of its own serves until close(). HALUT_ENOMEM: none to be had. */
+int halut_helper_staff(struct halut_helper *helper, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
 
-/* Returns when run() has; what it wrote is then seen. */
-void halut_helper_wait(struct halut_helper *helper);
+/* Owner. Does somebody serve who was not dismissed? NULL: no. */
+bool halut_helper_is_served(const struct halut_helper *helper);
 
-void halut_helper_close(struct halut_helper *helper); /* idle; NULL is fine */
+/* Owner. run(own) here and run(other) on whoever serves, or here too if it has not been begun by
+ * then; returns when both are done, and whether the other thread did its part. What was written
+ * before is seen by it, and what it wrote after. */
+bool halut_helper_share(struct halut_helper *helper, void (*run)(void *self), void *own,
+                        void *other);
+
+/* Any thread. meet() says that somebody is going to serve, which nobody may be doing; that thread
+ * then calls serve(), which returns once it was dismissed and is not in the midst of a part. */
+void halut_helper_meet(struct halut_helper *helper);
+void halut_helper_serve(struct halut_helper *helper);
+void halut_helper_dismiss(struct halut_helper *helper); /* any thread; nobody there is fine */
+
+/* Nothing is shared, and nobody serves but a thread of its own. NULL is fine. */
+void halut_helper_close(struct halut_helper *helper);
 
 #endif

@@ -10,11 +10,11 @@
 #include <string.h>
 
 #include "../core/affine.h"
-#include "../core/cpu.h"
 #include "../core/dense.h"
 #include "../core/kernels.h"
 #include "graph.h"
 #include "ops.h"
+#include "options.h"
 
 enum {
   PART_BYTES = 3 << 19,    /* of the maps that a step reads and writes; see part_choose */
@@ -43,6 +43,7 @@ struct halut_session {
   const struct halut_model_info *info;
   const struct halut_backend_ops *ops;
   struct halut_backend *backend;
+  struct halut_helper *own, *helper; /* of threads=2, or NULL; the one in use */
   uint32_t batch_max, part_max, cpu_flags;
   uint32_t handle[HALUT_NODES_MAX];           /* of learned products; [0] of a raw one */
   struct halut_dense *dense[HALUT_NODES_MAX]; /* NULL for other nodes */
@@ -199,27 +200,6 @@ static uint32_t part_choose(const struct halut_model_info *info, uint32_t batch_
   return part ? (uint32_t)part : 1;
 }
 
-/* The options are the backend's, but dense layers run here and obey the same ceiling. */
-static int cpu_flags_find(const char *options, uint32_t *flags_out, struct halut_diag *diag) {
-  *flags_out = halut_cpu_flags();
-  while (options && *options) {
-    size_t bytes = strcspn(options, ",");
-    if (strncmp(options, "cpu=", 4) == 0) {
-      char name[16];
-      uint32_t mask;
-      size_t length = bytes - 4 < sizeof(name) - 1 ? bytes - 4 : sizeof(name) - 1;
-      memcpy(name, options + 4, length);
-      name[length] = '\0';
-      int rc = halut_cpu_ceiling(name, &mask, diag);
-      if (rc)
-        return rc;
-      *flags_out &= mask;
-    }
-    options += bytes + (options[bytes] == ',');
-  }
-  return 0;
-}
-
 static void tile_fit(size_t *codebooks, size_t *outputs, const struct halut_lut *lut) {
   *codebooks = lut->codebooks > *codebooks ? lut->codebooks : *codebooks;
   *outputs = lut->outputs > *outputs ? lut->outputs : *outputs;
@@ -305,6 +285,17 @@ static int product_open(struct halut_session *session, struct halut_diag *diag) 
   return rc ? rc : session->ops->load(session->backend, lut, NULL, &session->handle[0], diag);
 }
 
+static int helper_open(struct halut_session *session, struct halut_diag *diag) {
+  if (!session->ops->help)
+    return halut_fail(diag, HALUT_EINVALID, 0, "\"threads=2\": backend %s shares no work",
+                      session->ops->name);
+  int rc = halut_helper_open(&session->own, diag);
+  if (!rc)
+    rc = halut_helper_staff(session->own, diag);
+  halut_session_help(session, rc ? NULL : session->own);
+  return rc;
+}
+
 int halut_session_open(const struct halut_model *model, const struct halut_backend_ops *ops,
                        const char *options, uint32_t batch_max, struct halut_session **out,
                        struct halut_diag *diag) {
@@ -317,10 +308,15 @@ int halut_session_open(const struct halut_model *model, const struct halut_backe
   session->info = halut_model_info(model);
   session->ops = ops;
   session->batch_max = batch_max;
-  int rc = ops->open(options, &session->backend, diag);
+  struct halut_options read;
+  int rc = halut_options_read(options, &read, diag);
   if (rc)
     goto fail;
-  rc = cpu_flags_find(options, &session->cpu_flags, diag);
+  session->cpu_flags = read.cpu_flags;
+  rc = ops->open(read.backend, &session->backend, diag);
+  if (rc)
+    goto fail;
+  rc = read.threads > 1 ? helper_open(session, diag) : 0;
   if (rc)
     goto fail;
   halut_kernels_init(&session->kernels, session->cpu_flags);
@@ -420,7 +416,7 @@ static int step_run(struct halut_session *session, const struct step *step, cons
   case HALUT_OP_HALUT:
     return learned_run(session, step, in, other, count, out, stats);
   case HALUT_OP_CONV:
-    halut_dense_conv(session->dense[step->first], in, count, out);
+    halut_dense_conv(session->dense[step->first], session->helper, in, count, out);
     return 0;
   case HALUT_OP_MAXPOOL:
     maxpool_run(session, &node->conv, in, count, out);
@@ -542,6 +538,12 @@ void halut_session_observe(struct halut_session *session, halut_observe_fn *obse
   session->observe_plain = plain != 0;
 }
 
+void halut_session_help(struct halut_session *session, struct halut_helper *helper) {
+  session->helper = helper ? helper : session->own;
+  if (session->ops->help)
+    session->ops->help(session->backend, session->helper);
+}
+
 void halut_session_close(struct halut_session *session) {
   if (!session)
     return;
@@ -549,6 +551,7 @@ void halut_session_close(struct halut_session *session) {
     halut_dense_close(session->dense[n]);
   if (session->backend)
     session->ops->close(session->backend);
+  halut_helper_close(session->own);
   halut_affine_close(&session->affine);
   free(session->scratch);
   free(session->group);

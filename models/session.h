@@ -12,7 +12,8 @@ struct halut_session;
 enum { HALUT_BATCH_MAX = 4096 };
 
 /* `model` must stay open until the session is closed. batch_max in 1..HALUT_BATCH_MAX: images of a
- * network, rows of a product. `options` go to the backend. */
+ * network, rows of a product. `options` go to the backend, but for threads=1|2 (default 1): with 2
+ * a thread of its own takes half of each layer, so that one image takes less time. */
 int halut_session_open(const struct halut_model *model, const struct halut_backend_ops *ops,
                     const char *options, uint32_t batch_max, struct halut_session **out,
                     struct halut_diag *diag) __attribute__((warn_unused_result));
@@ -34,6 +35,10 @@ int halut_session_run(struct halut_session *session, const struct halut_tensor *
 typedef void halut_observe_fn(void *self, uint32_t node, const struct halut_tensor *value);
 void halut_session_observe(struct halut_session *session, halut_observe_fn *observe, void *self,
                            int plain);
+
+/* From now on who serves `helper` takes half of each layer; NULL: nobody but a thread of its own.
+ * It must stay open. Nothing changes in what is computed; a backend that cannot share does all. */
+void halut_session_help(struct halut_session *session, struct halut_helper *helper);
 
 void halut_session_close(struct halut_session *session); /* NULL is fine */
 

@@ -98,6 +98,7 @@ static void job_count(struct halut_app *app, struct halut_job *job) {
   halut_histogram_add(&tally->phase[HALUT_JOB_OVERHEAD], total > known ? total - known : 0);
   halut_histogram_add(&tally->total, total);
   tally->stats.lookups += job->stats.lookups;
+  tally->stats.helped_lookups += job->stats.helped_lookups;
   tally->stats.device_cycles += job->stats.device_cycles;
   tally->stats.device_stalls += job->stats.device_stalls;
   tally->stats.device_table_bytes += job->stats.device_table_bytes;

@@ -11,8 +11,9 @@
 #include "inspect.h"
 
 enum {
-  GONE_AFTER_NS = 20000000
-}; /* a job that waited longer is asked whether its peer is still there */
+  GONE_AFTER_NS = 20000000, /* a job that waited longer is asked whether its peer is still there */
+  HELP_LOOKUPS = 1 << 21    /* of a product: fewer take less time than waking another worker */
+};
 
 static void job_drop(struct halut_job *job) {
   job->peer_left = true;
@@ -62,15 +63,32 @@ static uint32_t rows_move(struct cursor *at, void *seat, size_t bytes, uint32_t 
   return moved;
 }
 
+/* The worker's helper, if what is computed in one go is worth it: every network is. */
+static struct halut_helper *group_help(struct halut_pool *pool, uint32_t worker,
+                                       struct halut_job **jobs, uint32_t count) {
+  const struct halut_model_info *info = jobs[0]->entry->info;
+  const uint32_t batch_max = jobs[0]->catalog->options.batch_max;
+  uint64_t rows = 0;
+  for (uint32_t i = 0; i < count; i++)
+    rows += jobs[i]->rows;
+  rows = rows < batch_max ? rows : batch_max;
+  bool is_worth = info->kind == HALUT_NETWORK ||
+                  rows * info->lut.codebooks * info->lut.outputs >= HELP_LOOKUPS;
+  return is_worth ? halut_pool_help(pool, worker) : NULL;
+}
+
 /* All jobs are of one entry and backend. */
-static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) {
+static void group_run(struct halut_pool *pool, uint32_t worker, struct halut_job **jobs,
+                      uint32_t count) {
   struct halut_entry *entry = jobs[0]->entry;
   struct halut_seat *seat = &entry->seats[worker];
+  struct halut_session *session = seat->session[jobs[0]->backend];
   struct cursor in = {.jobs = jobs, .count = count}, out = in;
   struct halut_stats stats = {0};
   uint64_t start = halut_clock_ns();
   uint32_t total = 0;
   int error = HALUT_OK;
+  halut_session_help(session, group_help(pool, worker, jobs, count));
   for (;;) {
     uint32_t rows =
         rows_move(&in, seat->in, entry->in_bytes, jobs[0]->catalog->options.batch_max, true);
@@ -78,12 +96,13 @@ static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) 
       break;
     struct halut_tensor x = halut_rows_in(entry->info, seat->in, rows);
     struct halut_tensor y = halut_rows_out(entry->info, seat->out, rows);
-    error = halut_session_run(seat->session[jobs[0]->backend], &x, &y, &stats);
+    error = halut_session_run(session, &x, &y, &stats);
     if (error != HALUT_OK)
       break;
     rows_move(&out, seat->out, entry->out_bytes, rows, false);
     total += rows;
   }
+  halut_session_help(session, NULL);
   uint64_t end = halut_clock_ns();
   for (uint32_t i = 0; i < count; i++) {
     struct halut_job *job = jobs[i];
@@ -95,9 +114,9 @@ static void group_run(uint32_t worker, struct halut_job **jobs, uint32_t count) 
       continue;
     }
     job->stats = (struct halut_stats){
-        stats.lookups * job->rows / total, stats.device_cycles * job->rows / total,
-        stats.device_stalls * job->rows / total, stats.device_table_bytes * job->rows / total,
-        stats.device_encodes * job->rows / total};
+        stats.lookups * job->rows / total, stats.helped_lookups * job->rows / total,
+        stats.device_cycles * job->rows / total, stats.device_stalls * job->rows / total,
+        stats.device_table_bytes * job->rows / total, stats.device_encodes * job->rows / total};
   }
 }
 
@@ -108,7 +127,8 @@ static void job_write(struct halut_job *job) {
   job->phase_ns[HALUT_JOB_REPLY] = halut_clock_ns() - start;
 }
 
-void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count) {
+void halut_compute(struct halut_pool *pool, uint32_t worker, struct halut_item **items,
+                   uint32_t count) {
   struct halut_job *ready[HALUT_TAKE_MAX], *group[HALUT_TAKE_MAX];
   uint32_t left = 0;
   for (uint32_t i = 0; i < count; i++) {
@@ -131,7 +151,7 @@ void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count) {
     group[0] = ready[0];
     memmove(ready, ready + 1, kept * sizeof *ready);
     left = kept;
-    group_run(worker, group, taken + 1);
+    group_run(pool, worker, group, taken + 1);
     for (uint32_t i = 0; i <= taken; i++)
       if (!group[i]->failed)
         job_write(group[i]);

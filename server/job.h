@@ -14,6 +14,7 @@
 #include "http.h"
 #include "image.h"
 #include "metrics.h"
+#include "pool.h"
 
 enum { HALUT_LANE_NETWORK = 0, HALUT_LANE_PRODUCT = 1, HALUT_LANES = 2 };
 enum { HALUT_TOP_DEFAULT = 5, HALUT_TOP_MAX = 1000 }; /* classes in an answer */
@@ -78,8 +79,9 @@ struct halut_job {
   uint64_t phase_ns[HALUT_JOB_PHASES];
 };
 
-/* Worker: everything for a batch of one lane. */
-void halut_compute(uint32_t worker, struct halut_item **items, uint32_t count);
+/* Worker of the pool: everything for a batch of one lane. */
+void halut_compute(struct halut_pool *pool, uint32_t worker, struct halut_item **items,
+                   uint32_t count);
 
 /* Makes the reply an error; status from `error` (halut_job_status). */
 void halut_job_fail(struct halut_job *job, int error, const char *format, ...)

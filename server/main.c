@@ -103,8 +103,8 @@ static void on_settled(void *self) {
 }
 
 static void on_batch(void *self, uint32_t worker, struct halut_item **items, uint32_t count) {
-  (void)self;
-  halut_compute(worker, items, count);
+  struct halut_app *app = self;
+  halut_compute(app->pool, worker, items, count);
 }
 
 static int events_open(struct halut_app *app) {
@@ -161,6 +161,7 @@ static int server_open(struct halut_app *app, struct halut_diag *diag) {
   struct halut_listener listeners[HALUT_LISTEN_MAX];
   const struct halut_config *config = &app->config;
   struct halut_pool_options pool = {.workers = app->workers,
+                                    .lends = config->lend != 0,
                                     .limits = {.lanes = HALUT_LANES,
                                                .batch_max = config->batch_max < HALUT_TAKE_MAX
                                                                 ? (uint32_t)config->batch_max

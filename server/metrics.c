@@ -187,6 +187,8 @@ static const struct tally_counter tally_counters[] = {
     {offsetof(struct halut_tally, rows), "inference_rows_total", "Images and rows computed."},
     {offsetof(struct halut_tally, executions), "batches_total", "Batches run."},
     {offsetof(struct halut_tally, stats.lookups), "lookups_total", "Table entries added."},
+    {offsetof(struct halut_tally, stats.helped_lookups), "helped_lookups_total",
+     "Of these, by a worker that helped another."},
     {offsetof(struct halut_tally, stats.device_cycles), "device_cycles_total",
      "Clock cycles of the accelerator."},
     {offsetof(struct halut_tally, stats.device_stalls), "device_stall_cycles_total",

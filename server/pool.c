@@ -1,3 +1,7 @@
+/* DESIGN: who wants help says so and wakes an idle worker, which serves it instead of waiting. Work
+ * comes first: an idle worker that finds some leaves the other alone, and one that serves is
+ * recalled when a batch finds nobody idle. It leaves between two parts, some tens of microseconds
+ * later. */
 #include "pool.h"
 
 #include <assert.h>
@@ -9,20 +13,25 @@
 
 #include "clock.h"
 
+enum help { ALONE, ASKING, HELPED }; /* HELPED: until the other worker is back */
+
 struct worker {
   struct halut_pool *pool;
   uint32_t index;
   pthread_t thread;
+  struct halut_helper *helper; /* NULL if the pool does not lend */
+  enum help help;
+  bool has_asked; /* for this batch: its own thread's */
 };
 
 struct halut_pool {
   struct halut_pool_options options;
   uv_async_t wake;
   uv_prepare_t tell;
-  pthread_mutex_t mutex; /* guards batcher, idle, quit */
+  pthread_mutex_t mutex; /* guards batcher, idle, asking, quit, help of the workers */
   pthread_cond_t ready;
   struct halut_batcher *batcher;
-  uint32_t idle;
+  uint32_t idle, asking;
   bool quit;
   uint32_t started;                      /* worker threads that run */
   uint32_t pending;                      /* loop thread only, as the next two */
@@ -31,6 +40,74 @@ struct halut_pool {
   _Atomic(struct halut_item *) finished; /* newest first; taken whole by the loop */
   struct worker *workers;
 };
+
+/* ---- helping: with the mutex ---- */
+
+static struct worker *worker_in(struct halut_pool *pool, enum help help) {
+  for (uint32_t i = 0; i < pool->options.workers; i++)
+    if (pool->workers[i].help == help)
+      return &pool->workers[i];
+  return NULL;
+}
+
+/* Serves one worker that asked, if there is one. */
+static bool pool_lend(struct halut_pool *pool) {
+  struct worker *other = pool->asking > 0 ? worker_in(pool, ASKING) : NULL;
+  if (other == NULL)
+    return false;
+  pool->asking--;
+  other->help = HELPED;
+  halut_helper_meet(other->helper);
+  pthread_mutex_unlock(&pool->mutex);
+  halut_helper_serve(other->helper);
+  pthread_mutex_lock(&pool->mutex);
+  other->help = ALONE;
+  return true;
+}
+
+static void pool_recall(struct halut_pool *pool) {
+  uint32_t wanted = halut_batcher_waiting(pool->batcher);
+  for (uint32_t i = 0; i < pool->options.workers && wanted > 0; i++)
+    if (pool->workers[i].help == HELPED) {
+      halut_helper_dismiss(pool->workers[i].helper);
+      wanted--;
+    }
+}
+
+struct halut_helper *halut_pool_help(struct halut_pool *pool, uint32_t worker) {
+  struct worker *self = &pool->workers[worker];
+  if (!pool->options.lends)
+    return NULL;
+  pthread_mutex_lock(&pool->mutex);
+  bool asks = self->help == ALONE && pool->idle > pool->asking &&
+              halut_batcher_waiting(pool->batcher) == 0;
+  if (asks) {
+    self->help = ASKING;
+    pool->asking++;
+    self->has_asked = true;
+  }
+  pthread_mutex_unlock(&pool->mutex);
+  if (asks)
+    pthread_cond_signal(&pool->ready);
+  return self->has_asked ? self->helper : NULL;
+}
+
+/* The batch of `self` is done. */
+static void help_end(struct worker *self) {
+  if (!self->has_asked)
+    return;
+  pthread_mutex_lock(&self->pool->mutex);
+  if (self->help == ASKING) {
+    self->help = ALONE;
+    self->pool->asking--;
+  } else if (self->help == HELPED) {
+    halut_helper_dismiss(self->helper);
+  }
+  pthread_mutex_unlock(&self->pool->mutex);
+  self->has_asked = false;
+}
+
+/* ---- working ---- */
 
 static uint32_t pool_wait(struct halut_pool *pool, struct halut_item **items) {
   uint32_t count = 0;
@@ -42,6 +119,8 @@ static uint32_t pool_wait(struct halut_pool *pool, struct halut_item **items) {
     }
     if (pool->quit)
       break;
+    if (pool_lend(pool))
+      continue;
     pool->idle++;
     pthread_cond_wait(&pool->ready, &pool->mutex);
     pool->idle--;
@@ -78,6 +157,7 @@ static void *worker_main(void *self) {
     if (count == 0)
       return NULL;
     pool->options.run(pool->options.self, worker->index, items, count);
+    help_end(worker);
     pool_give_back(pool, items, count);
   }
 }
@@ -122,6 +202,8 @@ static void pool_on_tell(uv_prepare_t *handle) {
   pool->is_told = true;
   pthread_mutex_lock(&pool->mutex);
   bool wake = pool->idle > 0;
+  if (!wake)
+    pool_recall(pool);
   pthread_mutex_unlock(&pool->mutex);
   if (wake)
     pthread_cond_signal(&pool->ready);
@@ -134,6 +216,8 @@ static void pool_free(uv_handle_t *handle) {
   halut_batcher_close(pool->batcher);
   pthread_cond_destroy(&pool->ready);
   pthread_mutex_destroy(&pool->mutex);
+  for (uint32_t i = 0; pool->workers != NULL && i < pool->options.workers; i++)
+    halut_helper_close(pool->workers[i].helper);
   free(pool->workers);
   free(pool);
 }
@@ -169,6 +253,11 @@ int halut_pool_open(uv_loop_t *loop, const struct halut_pool_options *options,
   }
   for (uint32_t i = 0; i < options->workers; i++) {
     pool->workers[i] = (struct worker){.pool = pool, .index = i};
+    error = options->lends ? halut_helper_open(&pool->workers[i].helper, diag) : 0;
+    if (error != 0)
+      goto fail;
+  }
+  for (uint32_t i = 0; i < options->workers; i++) {
     if (pthread_create(&pool->workers[i].thread, NULL, worker_main, &pool->workers[i]) != 0) {
       error = halut_fail(diag, HALUT_EIO, 0, "worker thread %u cannot be started", i);
       goto fail;

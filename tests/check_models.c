@@ -338,6 +338,16 @@ START_TEST(refuses_options_that_do_not_fit) {
   ck_assert_int_eq(halut_session_open(model, &halut_backend_cpu, "threads=3", 1, &session, &diag),
                    HALUT_EINVALID);
   ck_assert_msg(strstr(diag.text, "threads=3") != NULL, "%s", diag.text);
+  struct halut_backend_ops alone = halut_backend_cpu;
+  alone.help = NULL;
+  ck_assert_int_eq(halut_session_open(model, &alone, "threads=2", 1, &session, &diag),
+                   HALUT_EINVALID);
+  ck_assert_msg(strstr(diag.text, "shares no work") != NULL, "%s", diag.text);
+  char many[300];
+  memset(many, ',', sizeof many);
+  many[sizeof many - 1] = '\0';
+  ck_assert_int_eq(halut_session_open(model, &halut_backend_cpu, many, 1, &session, &diag),
+                   HALUT_EINVALID);
   ck_assert_int_eq(halut_session_open(model, &halut_backend_cpu, "speed=high", 1, &session, &diag),
                    HALUT_EINVALID);
   ck_assert_ptr_null(session);

@@ -30,6 +30,7 @@ enum {
   ACCEPTS_PER_EVENT = 32,
   RUNS_PER_EVENT = 4,
   GRACE_MS = 200,           /* an idle connection this young may have a request on its way */
+  LINGER_MS = 1,            /* a request that waits longer has its connection suspended */
   CONNECTION_MEMORY = 16384 /* the daemon zeroes all of it after every request: larger is slower */
 };
 
@@ -42,7 +43,10 @@ static void http_on_again(uv_idle_t *handle) {
   http_run(handle->data);
 }
 static void http_on_timer(uv_timer_t *handle) {
-  http_run(handle->data);
+  struct halut_http *http = handle->data;
+  http->impatient = true;
+  http_run(http);
+  http->impatient = false;
 }
 
 static void http_on_poll(uv_poll_t *handle, int status, int events) {
@@ -71,16 +75,20 @@ static bool engines_run(struct halut_http *http, MHD_UNSIGNED_LONG_LONG *wait_ms
 }
 
 /* Runs the daemon until it has nothing ready. A connection that ended inside a run needs one more
- * run to be released; more work than RUNS_PER_EVENT waits for other handles to have their turn. */
+ * run to be released; more work than RUNS_PER_EVENT waits for other handles to have their turn.
+ * Requests that linger make the daemon want to be run at once for ever: then `moved` decides, and
+ * for what that does not see a timer which suspends them. */
 static void http_run(struct halut_http *http) {
   MHD_UNSIGNED_LONG_LONG wait_ms = 0;
   bool is_timed = true, has_closed = false;
   for (int i = 0; i < RUNS_PER_EVENT; i++) {
-    http->closed = false;
+    http->closed = http->moved = false;
     is_timed = engines_run(http, &wait_ms);
     has_closed |= http->closed;
     if (http->closed)
       continue;
+    if (http->lingering > 0 && !http->moved && wait_ms < LINGER_MS)
+      wait_ms = LINGER_MS;
     if (!is_timed || wait_ms > 0)
       break;
   }

@@ -40,8 +40,8 @@ enum {
 
 /* What bodies a route takes, and so which limit holds. */
 enum halut_body {
-  HALUT_BODY_NONE = 0,   /* HALUT_BODY_SMALL: nothing reads it */
-  HALUT_BODY_DATA = 1,   /* body_max */
+  HALUT_BODY_NONE = 0,    /* HALUT_BODY_SMALL: nothing reads it */
+  HALUT_BODY_DATA = 1,    /* body_max */
   HALUT_BODY_SAMPLES = 2, /* samples_max */
   HALUT_BODY_SETTINGS = 3 /* HALUT_SETTINGS_MAX */
 };
@@ -97,14 +97,16 @@ struct halut_request {
   char key_name[HALUT_KEY_NAME_MAX]; /* of the API key it came with, or "" */
   struct halut_reply reply;
   halut_error_fn *error; /* of the path, also where it has no such method */
-  void *context; /* the handler's; context_free is called when the request ends */
+  void *context;         /* the handler's; context_free is called when the request ends */
   void (*context_free)(void *context);
   struct { /* of http.c */
     struct halut_connection *connection;
     int state;
-    size_t capacity, charged, discarded;
-    uint64_t body_max;
+    size_t capacity, discarded;
+    uint64_t body_max, expected; /* bytes of the body; UINT64_MAX: not told */
     bool close;
+    _Atomic int hold; /* of a parked request, on its connection */
+    unsigned looks;
     halut_stream_fn *next; /* of a streamed answer */
     bool is_asleep;
   } private;
@@ -156,7 +158,8 @@ int halut_http_open(uv_loop_t *loop, const struct halut_http_options *options,
 
 /* Waits for workers: answer later with halut_http_resume, after filling request->reply. */
 void halut_request_park(struct halut_request *request);
-/* Answers a parked request. After any number of these, call halut_http_run once. */
+/* Answers a parked request, or ends it if its peer has gone. After any number of these, call
+ * halut_http_run once. */
 void halut_http_resume(struct halut_request *request);
 void halut_http_run(struct halut_http *http);
 

@@ -44,11 +44,14 @@ struct halut_http {
   uv_idle_t again;
   uint32_t handles; /* of uv, to be closed before the struct is freed */
   bool closed;      /* a connection ended inside this MHD_run */
+  bool moved;       /* one was not done with what it had, so that another MHD_run is due */
+  bool impatient;   /* whoever lingers now is suspended */
   bool paused;      /* not accepting: at a limit or out of descriptors */
   bool starved;     /* paused for want of a descriptor */
   bool farewell, draining, drained;
   uint64_t drain_deadline_ns;
   uint32_t connections, parked, asleep;
+  uint32_t lingering;                    /* parked, and their connections not suspended */
   _Atomic uint64_t body_bytes;           /* workers charge what they decompress */
   uint64_t ids;                          /* requests given an id by us */
   uint8_t arriving[HALUT_ADDRESS_BYTES]; /* address of the connection being added */

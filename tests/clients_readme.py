@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-# test: every example of clients/README.md, as written, against the daemon
-"""Takes the fenced blocks out of the page, puts the daemon's address in, and runs each. One line a block that
-failed, then the counts."""
+# test: every example of the clients' pages, as written, against the daemon
+"""Takes the fenced blocks out of the pages, puts the daemon's address in, and runs each, beside a picture. One line a
+block that failed, then the counts."""
 
 import os
 import re
@@ -13,6 +13,7 @@ import threading
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get("HALUT_BUILD", os.path.join(TOP, "build"))
+PAGES = ("clients/README.md", "clients/python/README.md")
 WRITTEN = "http://127.0.0.1:8080"
 
 
@@ -31,15 +32,17 @@ def run(language, text, folder):
         subprocess.run(["cc", "-std=c17", "-Wall", "-Wextra", "-Werror", f"-I{TOP}", source,
                         f"{TOP}/clients/c/halut_client.c", "-o", program], check=True)
         command = [program]
-    done = subprocess.run(command, cwd=TOP, env=environment, capture_output=True, text=True,
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True,
                           timeout=60)
     if done.returncode != 0 or done.stdout.strip() == "":
         raise RuntimeError(f"exit {done.returncode}\n{done.stdout}{done.stderr}")
 
 
 def main():
-    with open(os.path.join(TOP, "clients", "README.md")) as file:
-        blocks = re.findall(r"^```(\w+)\n(.*?)^```$", file.read(), re.M | re.S)
+    blocks = []
+    for page in PAGES:
+        with open(os.path.join(TOP, page)) as file:
+            blocks += re.findall(r"^```(\w+)\n(.*?)^```$", file.read(), re.M | re.S)
     models = tempfile.mkdtemp()  # what the examples learn goes there too
     for name in os.listdir(os.path.join(TOP, "models")):
         if name.endswith(".safetensors"):
@@ -52,6 +55,7 @@ def main():
                                  for line in daemon.stdout))).group()
         threading.Thread(target=daemon.stdout.read, daemon=True).start()
         with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(os.path.join(TOP, "models", "photo", "cat.jpg"), folder)
             for number, (language, text) in enumerate(blocks, 1):
                 if language == "js" and shutil.which("node") is None:
                     skipped += 1

@@ -297,7 +297,7 @@ int main(int argc, char **argv) {
   }
   require(rounds >= 1 && rounds <= ROUNDS_MAX, "--rounds takes 1 to 1001");
   require(!cpu || halut_cpu_ceiling(cpu, &mask, NULL) == 0, "there is no such --cpu");
-  snprintf(options, sizeof options, cpu ? "cpu=%.31s" : "threads=1", cpu);
+  snprintf(options, sizeof options, "%s%.31s", cpu ? "cpu=" : "", cpu ? cpu : "");
   FILE *json = path ? fopen(path, "w") : NULL;
   require(!path || json, "the JSON file cannot be written");
   openblas_set_num_threads(1);

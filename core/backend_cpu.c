@@ -24,7 +24,8 @@ static_assert(SPLIT_OUTPUTS % HALUT_QUAD_OUTPUTS == 0, "tables can be sliced the
 
 struct cpu_layer {
   const struct halut_packed *packed; /* the lut's, or of this backend alone */
-  struct halut_conv_cpu conv; /* empty for a plain product */
+  const struct halut_packed *entries; /* of a plain product: the same for single rows */
+  struct halut_conv_cpu conv;         /* empty for a plain product */
 };
 
 struct halut_backend {
@@ -75,6 +76,7 @@ static void cpu_close(struct halut_backend *backend) {
   if (!backend) return;
   for (uint32_t i = 0; i < backend->layer_count; i++) {
     halut_pack_put(backend->layer[i].packed);
+    halut_pack_put(backend->layer[i].entries);
     halut_conv_cpu_close(&backend->layer[i].conv);
   }
   for (uint32_t t = 0; t < THREADS_MAX; t++) {
@@ -117,8 +119,10 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
   }
   if (!error && conv) error = halut_conv_cpu_open(conv, lut->codebooks, &layer->conv, diag);
   const enum halut_layout layout = backend->kernels.accumulate->layout;
+  if (!error && !conv) error = halut_pack_get(lut, HALUT_LAYOUT_ROWS, &layer->entries, diag);
   if (!error) error = halut_pack_get(lut, layout, &layer->packed, diag);
   if (error) {
+    halut_pack_put(layer->entries);
     halut_conv_cpu_close(&layer->conv);
     return error;
   }
@@ -240,7 +244,7 @@ static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_
 /* What one thread does of a product of floats. */
 struct matmul_part {
   const struct halut_backend *backend;
-  const struct halut_packed *packed;
+  const struct halut_packed *packed, *entries;
   struct halut_matmul_scratch *scratch;
   const struct halut_floats *floats;
   const float *x;
@@ -250,8 +254,8 @@ struct matmul_part {
 
 static void matmul_part_run(void *self) {
   const struct matmul_part *part = self;
-  halut_matmul_cpu_run(part->packed, &part->backend->kernels, part->scratch, part->floats, part->x,
-                       part->rows, part->y);
+  halut_matmul_cpu_run(part->packed, part->entries, &part->backend->kernels, part->scratch,
+                       part->floats, part->x, part->rows, part->y);
 }
 
 /* Returns how many rows the helper has done. */
@@ -276,9 +280,11 @@ static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
                       const struct halut_floats *floats, const float *x, size_t rows, float *y,
                       struct halut_stats *stats) {
   assert(handle < backend->layer_count);
-  const struct halut_packed *packed = backend->layer[handle].packed;
+  const struct cpu_layer *layer = &backend->layer[handle];
+  const struct halut_packed *packed = layer->packed;
   const uint64_t row_lookups = (uint64_t)packed->lut->codebooks * packed->lut->outputs;
-  struct matmul_part own = {backend, packed, &backend->matmul[0], floats, x, rows, y};
+  struct matmul_part own = {backend, packed,         layer->entries, &backend->matmul[0],
+                            floats,  x,      rows, y};
   const size_t helped = matmul_run(backend, &own);
   if (stats) stats->lookups += rows * row_lookups;
   if (stats) stats->helped_lookups += helped * row_lookups;

@@ -14,6 +14,7 @@ void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags) {
 #define HALUT_KERNEL_linear(name) halut_linear_##name
 #define HALUT_KERNEL_quantise(name) halut_quantise_##name
 #define HALUT_KERNEL_dequantise(name) halut_dequantise_##name
+#define HALUT_KERNEL_row(name) halut_row_##name
 #include "kernels.inc"
 #undef HALUT_KERNEL
   assert(kernels->encode);
@@ -24,4 +25,5 @@ void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags) {
   assert(kernels->linear);
   assert(kernels->quantise);
   assert(kernels->dequantise);
+  assert(kernels->row);
 }

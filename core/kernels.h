@@ -91,6 +91,12 @@ typedef void halut_dequantise_fn(const int32_t *acc, size_t stride, const float 
                                  const float *bias, uint32_t outputs, size_t rows, float *y,
                                  size_t y_stride, bool is_large);
 
+/* row: a row of a product whose codes are known, from entries (pack.h: ROWS) to floats:
+ * y[m] = (float)(sum over c of entry[at[c] + m]) * scale[m] + bias[m]. The sum is exact, each step
+ * after it rounded to float. */
+typedef void halut_row_fn(const int8_t *entry, const uint32_t *at, uint32_t codebooks,
+                          const float *scale, const float *bias, uint32_t outputs, float *y);
+
 #define HALUT_KERNEL_DECLARE_encode(name) extern halut_encode_fn halut_encode_##name;
 #define HALUT_KERNEL_DECLARE_accumulate(name)                                                      \
   extern const struct halut_accumulate halut_accumulate_##name;
@@ -100,6 +106,7 @@ typedef void halut_dequantise_fn(const int32_t *acc, size_t stride, const float 
 #define HALUT_KERNEL_DECLARE_linear(name) extern halut_linear_fn halut_linear_##name;
 #define HALUT_KERNEL_DECLARE_quantise(name) extern halut_quantise_fn halut_quantise_##name;
 #define HALUT_KERNEL_DECLARE_dequantise(name) extern halut_dequantise_fn halut_dequantise_##name;
+#define HALUT_KERNEL_DECLARE_row(name) extern halut_row_fn halut_row_##name;
 #define HALUT_KERNEL(kind, name, flags) HALUT_KERNEL_DECLARE_##kind(name)
 #include "kernels.inc"
 #undef HALUT_KERNEL
@@ -113,6 +120,7 @@ struct halut_kernels {
   halut_linear_fn *linear;
   halut_quantise_fn *quantise;
   halut_dequantise_fn *dequantise;
+  halut_row_fn *row;
 };
 
 /* Fills `kernels` with the fastest of each kind that `cpu_flags` (see cpu.h) allow. */

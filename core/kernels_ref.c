@@ -118,3 +118,13 @@ void halut_dequantise_ref(const int32_t *acc, size_t stride, const float *scale,
     }
   }
 }
+
+void halut_row_ref(const int8_t *entry, const uint32_t *at, uint32_t codebooks, const float *scale,
+                   const float *bias, uint32_t outputs, float *y) {
+  for (uint32_t m = 0; m < outputs; m++) {
+    int32_t sum = 0;
+    for (uint32_t c = 0; c < codebooks; c++) sum += entry[at[c] + m];
+    float scaled = (float)sum * scale[m];
+    y[m] = scaled + bias[m];
+  }
+}

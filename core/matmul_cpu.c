@@ -3,12 +3,19 @@
  * The floats of the next block are the only thing that comes from far away, and fetching them takes
  * about as long as all the computing: they are prefetched evenly, the first half of them while this
  * block is quantised, the other while it is summed. A result that no cache keeps is written past
- * them: fetching its lines only to overwrite them took a seventh of the time of a tall product. */
+ * them: fetching its lines only to overwrite them took a seventh of the time of a tall product.
+ *
+ * A few rows would leave most of each vector empty and yet read every table. They are done one by
+ * one: codes without vectors, then only the entries that they choose. */
 #include "matmul_cpu.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum {
+  ROWS_FEW = 2, /* done one by one, or if the outputs are many, ROWS_FEW_WIDE of them */
+  ROWS_FEW_WIDE = 8,
+  OUTPUTS_WIDE = 512,
   SUM_OUTPUTS = HALUT_QUAD_OUTPUTS, /* summed between two rounds of prefetching */
   PUT_OUTPUTS = 16,                 /* made floats at a time */
   LARGE_BYTES = 1 << 20             /* a result of so many leaves the second-level cache */
@@ -23,7 +30,8 @@ int halut_matmul_scratch_fit(struct halut_matmul_scratch *scratch, const struct 
   grown.value = halut_alloc(block * HALUT_LEVELS);
   grown.codes = halut_alloc(block + 3 * HALUT_CODE_BLOCK); /* a fourth of a group may be missing */
   grown.acc = halut_alloc(PUT_OUTPUTS * HALUT_CODE_BLOCK * sizeof(int32_t));
-  if (!grown.value || !grown.codes || !grown.acc) {
+  grown.at = calloc(lut->codebooks, sizeof *grown.at);
+  if (!grown.value || !grown.codes || !grown.acc || !grown.at) {
     halut_matmul_scratch_close(&grown);
     return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u codebooks", lut->codebooks);
   }
@@ -36,6 +44,7 @@ void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch) {
   free(scratch->value);
   free(scratch->codes);
   free(scratch->acc);
+  free(scratch->at);
   *scratch = (struct halut_matmul_scratch){0};
 }
 
@@ -72,16 +81,54 @@ static void block_sum(const struct halut_packed *packed, const struct halut_kern
   }
 }
 
-void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_kernels *kernels,
-                          struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
-                          const float *x, size_t rows, float *y) {
+/* kernels.h: quantise, of one value. */
+static int32_t value_of(float x, float low, float inverse) {
+  const float above = x - low;
+  float scaled = above * inverse;
+  scaled = scaled > 0 ? scaled : 0; /* a NaN too */
+  return (int32_t)lrintf(scaled < UINT8_MAX ? scaled : UINT8_MAX);
+}
+
+static void row_encode(const struct halut_lut *lut, const struct halut_affine *affine,
+                       const float *x, uint32_t stride, uint32_t *at) {
+  for (uint32_t c = 0; c < lut->codebooks; c++) {
+    const uint8_t *threshold = lut->threshold + (size_t)c * HALUT_PROTOTYPES;
+    uint32_t node = 1;
+    for (uint32_t i = c * HALUT_LEVELS; i < (c + 1) * HALUT_LEVELS; i++)
+      node = 2 * node + (value_of(x[affine->split[i]], affine->low[i], affine->inverse[i]) >
+                         threshold[node]);
+    at[c] = (c * HALUT_PROTOTYPES + node - HALUT_PROTOTYPES) * stride;
+  }
+}
+
+static void rows_run(const struct halut_packed *entries, const struct halut_kernels *kernels,
+                     struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
+                     const float *x, size_t rows, float *y) {
+  const struct halut_lut *lut = entries->lut;
+  for (size_t row = 0; row < rows; row++) {
+    row_encode(lut, floats->affine, x + row * floats->affine->columns, entries->row_stride,
+               scratch->at);
+    kernels->row(entries->entry, scratch->at, lut->codebooks, floats->scale, floats->bias,
+                 lut->outputs, y + row * lut->outputs);
+  }
+}
+
+void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_packed *entries,
+                          const struct halut_kernels *kernels, struct halut_matmul_scratch *scratch,
+                          const struct halut_floats *floats, const float *x, size_t rows,
+                          float *y) {
   const struct halut_lut *lut = packed->lut;
   const size_t columns = floats->affine->columns;
+  const size_t few = lut->outputs >= OUTPUTS_WIDE ? ROWS_FEW_WIDE : ROWS_FEW;
   const bool is_large = rows * lut->outputs * sizeof *y >= LARGE_BYTES;
   for (size_t row = 0; row < rows; row += HALUT_CODE_BLOCK) {
     const size_t left = rows - row, here = left < HALUT_CODE_BLOCK ? left : HALUT_CODE_BLOCK;
     const size_t next = left - here < HALUT_CODE_BLOCK ? left - here : HALUT_CODE_BLOCK;
     const float *from = x + row * columns;
+    if (here <= few) {
+      rows_run(entries, kernels, scratch, floats, from, here, y + row * lut->outputs);
+      break;
+    }
     const size_t half = next * columns * sizeof *x / 2;
     const struct halut_ahead first = {(const char *)(from + here * columns), half};
     const struct halut_ahead second = {first.at + half, half};

@@ -13,6 +13,7 @@ struct halut_matmul_scratch {
   uint8_t *value; /* [codebooks][HALUT_LEVELS][HALUT_CODE_BLOCK] */
   uint8_t *codes; /* [codebooks][HALUT_CODE_BLOCK] */
   int32_t *acc;   /* sums of the outputs that are made at a time */
+  uint32_t *at;   /* [codebooks] where the entries of a row are */
   uint32_t codebooks;
 };
 
@@ -21,9 +22,9 @@ int halut_matmul_scratch_fit(struct halut_matmul_scratch *scratch, const struct 
                              struct halut_diag *diag) __attribute__((warn_unused_result));
 void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch);
 
-/* backend.h: matmul. */
-void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_kernels *kernels,
-                          struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
-                          const float *x, size_t rows, float *y);
+/* backend.h: matmul. `packed` is in the kernels' layout; `entries` the same lut in that of ROWS. */
+void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_packed *entries,
+                          const struct halut_kernels *kernels, struct halut_matmul_scratch *scratch,
+                          const struct halut_floats *floats, const float *x, size_t rows, float *y);
 
 #endif

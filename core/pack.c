@@ -217,12 +217,28 @@ static int pack_quads(struct halut_packed *packed) {
   return HALUT_OK;
 }
 
+static int pack_rows(struct halut_packed *packed) {
+  const struct halut_lut *lut = packed->lut;
+  const size_t stride = halut_pad_rows(lut->outputs);
+  int8_t *entry = halut_alloc((size_t)lut->codebooks * HALUT_PROTOTYPES * stride);
+  if (!entry) return HALUT_ENOMEM;
+  for (uint32_t m = 0; m < lut->outputs; m++)
+    for (uint32_t c = 0; c < lut->codebooks; c++)
+      for (size_t k = 0; k < HALUT_PROTOTYPES; k++)
+        entry[((size_t)c * HALUT_PROTOTYPES + k) * stride + m] = pack_entries(lut, m, c)[k];
+  packed->entry = entry;
+  packed->row_stride = (uint32_t)stride;
+  packed->memory = entry;
+  return HALUT_OK;
+}
+
 int halut_pack(const struct halut_lut *lut, enum halut_layout layout, struct halut_packed *packed,
                struct halut_diag *diag) {
   int error = HALUT_OK;
   *packed = (struct halut_packed){.lut = lut, .layout = layout};
   if (layout == HALUT_LAYOUT_BYTES) error = pack_bytes(packed);
   if (layout == HALUT_LAYOUT_QUADS) error = pack_quads(packed);
+  if (layout == HALUT_LAYOUT_ROWS) error = pack_rows(packed);
   if (!error) return HALUT_OK;
   *packed = (struct halut_packed){0};
   return halut_fail(diag, error, 0, "no memory to pack %u x %u tables", lut->outputs,

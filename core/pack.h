@@ -15,6 +15,7 @@ enum halut_layout {
   HALUT_LAYOUT_NONE = 0, /* the lut as it is */
   HALUT_LAYOUT_BYTES, /* for byte shuffles: u8 tables, less their minimum, in groups of 4, 2, 1 */
   HALUT_LAYOUT_QUADS, /* for 64-byte permutes: i8 tables of four codebooks side by side */
+  HALUT_LAYOUT_ROWS,  /* for one row: the outputs of an entry side by side */
   HALUT_LAYOUTS
 };
 
@@ -38,6 +39,10 @@ struct halut_packed {
 
   /* QUADS: codebooks padded to a multiple of four, outputs to one of HALUT_QUAD_OUTPUTS, with 0 */
   const int8_t *quad; /* [outputs / HALUT_QUAD_OUTPUTS][codebooks / 4][HALUT_QUAD_OUTPUTS][4][16] */
+
+  /* ROWS: outputs padded to row_stride, a multiple of HALUT_ROW_BLOCK, with 0 */
+  const int8_t *entry; /* [codebooks][HALUT_PROTOTYPES][row_stride] */
+  uint32_t row_stride;
 
   void *memory; /* owned: all of the above point into it */
 };
@@ -64,7 +69,7 @@ int halut_pack_get(const struct halut_lut *lut, enum halut_layout layout,
 void halut_pack_put(const struct halut_packed *packed); /* NULL is fine */
 
 /* A packed table of some of its outputs, made without copying: valid as long as what it was made
- * of, and until it is moved. `first` must be a multiple of HALUT_QUAD_OUTPUTS. */
+ * of, and until it is moved. `first` must be a multiple of HALUT_QUAD_OUTPUTS. Not of ROWS. */
 struct halut_slice {
   struct halut_packed packed;
   struct halut_lut lut;

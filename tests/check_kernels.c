@@ -125,7 +125,8 @@ static uint32_t pick_codebooks(void) {
 /* ---- the list ---- */
 
 #define KIND_MAP(XX)                                                                               \
-  XX(encode) XX(accumulate) XX(pool2) XX(add) XX(dense) XX(linear) XX(quantise) XX(dequantise)
+  XX(encode) XX(accumulate) XX(pool2) XX(add) XX(dense) XX(linear) XX(quantise) XX(dequantise)   \
+  XX(row)
 
 enum kind {
 #define XX(kind) KIND_##kind,
@@ -146,6 +147,7 @@ struct kernel {
     halut_linear_fn *linear;
     halut_quantise_fn *quantise;
     halut_dequantise_fn *dequantise;
+    halut_row_fn *row;
   } fn;
 };
 
@@ -158,6 +160,7 @@ struct kernel {
 #define POINTER_linear(name) halut_linear_##name
 #define POINTER_quantise(name) halut_quantise_##name
 #define POINTER_dequantise(name) halut_dequantise_##name
+#define POINTER_row(name) halut_row_##name
 static const struct kernel kernel_list[] = {
 #include "../core/kernels.inc"
 };
@@ -538,6 +541,35 @@ START_TEST(dequantise_matches_ref) {
 }
 END_TEST
 
+START_TEST(row_matches_ref) {
+  for (int round = 0; round < 2 * ROUNDS; round++) {
+    const uint32_t codebooks = pick_codebooks(), outputs = 1 + random_below(round % 2 ? 20 : 400);
+    const size_t bytes = outputs * sizeof(float), stride = halut_pad_rows(outputs);
+    int8_t *entry = (int8_t *)buffer_make(codebooks * HALUT_PROTOTYPES * stride);
+    uint32_t *at = (uint32_t *)(void *)buffer_make_aligned(codebooks * sizeof *at);
+    float *scale = (float *)(void *)buffer_make_aligned(bytes);
+    float *bias = (float *)(void *)buffer_make_aligned(bytes);
+    fill((uint8_t *)entry, codebooks * HALUT_PROTOTYPES * stride, round % DATA_KINDS);
+    for (uint32_t c = 0; c < codebooks; c++)
+      at[c] = (uint32_t)((c * HALUT_PROTOTYPES + random_below(HALUT_PROTOTYPES)) * stride);
+    for (uint32_t m = 0; m < outputs; m++) {
+      scale[m] = (float)random_below(1000) / 777;
+      bias[m] = (float)random_below(1000) / 7 - 50;
+    }
+    uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
+    poison(want, bytes);
+    halut_row_ref(entry, at, codebooks, scale, bias, outputs, (float *)(void *)want);
+    FOR_EACH(row, k) {
+      poison(got, bytes);
+      k->fn.row(entry, at, codebooks, scale, bias, outputs, (float *)(void *)got);
+      ck_assert_msg(same_with_guard(want, got, bytes), "row %s, %u codebooks, %u outputs", k->name,
+                    codebooks, outputs);
+    }
+    buffer_free_all();
+  }
+}
+END_TEST
+
 /* A ceiling must not let a faster kernel through, and without one the first line that fits must
  * win. */
 START_TEST(dispatch_respects_the_ceiling) {
@@ -772,6 +804,7 @@ static Suite *kernels_suite(void) {
   tcase_add_test(tests, quantise_matches_ref);
   tcase_add_test(tests, quantise_rounds_as_written);
   tcase_add_test(tests, dequantise_matches_ref);
+  tcase_add_test(tests, row_matches_ref);
   tcase_add_test(tests, dispatch_respects_the_ceiling);
   suite_add_tcase(suite, tests);
   return suite;

@@ -6,7 +6,7 @@ on one core. What counts is processor time for an image: it stays when the machi
 ratio is taken within each round; its median and its least and greatest value are printed. Writes
 WORK/bench.json and, where Matplotlib is installed, WORK/bench.png. Beside the times, lookups a cycle
 by layer against what the kernels reach on some of the layer's tables when nothing else bounds them,
-and the instructions of an image, which do not depend on who else is using the core.
+and the instructions of an image by layer, which do not depend on who else is using the core.
 """
 import argparse
 import json
@@ -16,9 +16,11 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PEERS = {"fp32": "resnet9_fp32.onnx", "int8": "resnet9_int8.onnx"}
+LAYER_FUNCTIONS = ("halut_dense_conv", "cpu_conv", "maxpool_run", "halut_ops_avgpool", "add_run", "halut_dense_linear")
 NAMES = {"halut": "halut", "fp32": "ONNX Runtime fp32", "int8": "ONNX Runtime int8"}
 
 
@@ -63,38 +65,49 @@ def summarise(times):
 
 
 def layers(options):
-    """The layers that look up, at the largest batch: {instruction set: [{...}]}."""
+    """What each layer takes at the largest batch: {instruction set: [{...}]}."""
     found = {}
     for cpu in ("avx512", "avx2"):
         ours = [options.halut, "bench", options.model, "--cpu", cpu, "--batch", str(max(options.batches)),
                 "--seconds", str(options.seconds), "--json"]
         made = run(ours, options.core)
         if made["cpu"] == cpu:
-            found[cpu] = [layer for layer in made["layers"] if layer["lookups"] > 0]
+            found[cpu] = made["layers"]
     return found
 
 
 def instructions(options):
-    """Instructions of one image with AVX2 (Valgrind knows no AVX-512), None where there is none."""
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null",
-               "--toggle-collect=halut_session_run", options.halut, "classify", "--cpu", "avx2",
-               options.model, options.picture]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    counted = re.search(r"Collected : (\d+)", done.stderr)
-    return int(counted[1]) if done.returncode == 0 and counted else None
+    """Instructions of one image with AVX2 (Valgrind knows no AVX-512) by layer, None where there is no Valgrind."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = os.path.join(folder, "counts")
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={counts}",
+                   "--toggle-collect=halut_session_run", *(f"--dump-before={name}" for name in LAYER_FUNCTIONS),
+                   options.halut, "classify", "--cpu", "avx2", options.model, options.picture]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            return None
+        if done.returncode != 0:
+            return None
+        # One file before each layer, numbered from 1, and one at the end: the first has what comes before any layer.
+        paths = [f"{counts}.{number + 1}" for number in range(len(os.listdir(folder)) - 1)] + [counts]
+        made = []
+        for path in paths[1:]:
+            with open(path) as file:
+                made.append(int(re.search(r"^totals: (\d+)", file.read(), re.MULTILINE)[1]))
+        return made
 
 
-def print_layers(found):
+def print_layers(found, counted):
     for cpu, lines in found.items():
-        print(f"\n| layer, {cpu} | us an image | lookups a cycle | ceiling | reached |")
-        print("| --- | ---: | ---: | ---: | ---: |")
-        for line in lines:
+        counts = counted if cpu == "avx2" and counted and len(counted) == len(lines) else [None] * len(lines)
+        print(f"\n| layer, {cpu} | us an image | lookups a cycle | ceiling | reached | instructions, batch 1 |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        for line, count in zip(lines, counts):
             reached, ceiling = line["lookups_per_cycle"], line["ceiling_lookups_per_cycle"]
-            print(f"| {line['name']} | {line['microseconds']:.1f} | {reached:.1f} | {ceiling:.1f} | "
-                  f"{reached / ceiling:.0%} |")
+            cells = [f"{reached:.1f}", f"{ceiling:.1f}", f"{reached / ceiling:.0%}"] if ceiling > 0 else [""] * 3
+            cells.append(f"{count:,}" if count else "")
+            print(f"| {line['name']} | {line['microseconds']:.1f} | " + " | ".join(cells) + " |")
 
 
 def processor():
@@ -159,15 +172,15 @@ def main():
     table = summarise(measure(options))
     about = {"processor": processor(), "core": options.core, "rounds": options.rounds,
              "seconds": options.seconds, "load": os.getloadavg()[0], "results": table,
-             "layers": layers(options), "instructions_per_image": instructions(options)}
+             "layers": layers(options), "instructions_by_layer": instructions(options)}
     with open(os.path.join(options.work, "bench.json"), "w") as out:
         json.dump(about, out, indent=1)
     print(f"\n{about['processor']}, core {options.core}, median of {options.rounds} interleaved rounds "
           f"of {options.seconds:g} s, load {about['load']:.1f}\n")
     print_table(table)
-    print_layers(about["layers"])
-    if about["instructions_per_image"]:
-        print(f"\n{about['instructions_per_image']:,} instructions an image with AVX2, batch 1 (callgrind)")
+    print_layers(about["layers"], about["instructions_by_layer"])
+    if about["instructions_by_layer"]:
+        print(f"\n{sum(about['instructions_by_layer']):,} instructions an image with AVX2, batch 1 (callgrind)")
     draw(table, os.path.join(options.work, "bench.png"))
 
 

@@ -94,6 +94,12 @@ refused charge kept; server/request.c; limits
   /^static bool body_charge/,/^}/s/atomic_fetch_sub.*/;/
 charge of a bomb kept; server/request.c; compressed
   /^int halut_request_inflate/,/^}/s/atomic_fetch_sub\(&http->body_bytes, charged\)/(void)charged/
+lost request answered; server/request.c; chaos
+  s/^  if \(request->private.hold == HOLD_LOST\)/  if (request->private.hold > HOLD_LOST)/
+lost request ended at once; server/request.c; chaos
+  s/^  if \(request->private.state != REQUEST_PARKED\)/  if (request->private.state != REQUEST_SENT + 1)/
+lost request kept for ever; server/request.c; chaos
+  /^void halut_http_resume/,/^}/s/^    request_end\(request, false\);//
 ended connections stay counted; server/http.c; daemon
   s/if \(--http->connections == 0/if (http->connections == 0/
 accepting does not go on; server/http.c; exhaustion

@@ -2,15 +2,16 @@
 import { busy, by, fillBars, fillSelect, say, show } from "./dom.js";
 import { explainPicture } from "./explain.js";
 import { pixelsOf, reduce, showPlanar } from "./picture.js";
-import { client, modelOf, onModels, turns } from "./server.js";
+import { client, modelOf, onModels, reason, turns } from "./server.js";
 
 let picture = null; // ImageData, kept so that another fit or model can be tried at once
 let planar = null; // what was classified last
 const questions = turns(); // a newer picture, model or backend overtakes what was asked before
 
 const chosen = () => modelOf(by("model").value);
+const whole = (value) => Math.round(value).toLocaleString("en");
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
-const micros = (value) => (value >= 10 ? value.toFixed(0) : value.toFixed(1));
+const micros = (value) => (value >= 10 ? whole(value) : value.toFixed(1));
 
 async function takeFile(file) {
   if (!file) return;
@@ -50,13 +51,13 @@ async function classify() {
     showResult(result, performance.now() - began);
     await explainPicture(model.name, planar, signal);
   } catch (error) {
-    if (!signal.aborted) fail(error.message);
+    if (!signal.aborted) fail(reason(error));
   }
 }
 
 /** Says why there is no result, and takes the last one away. */
 function fail(why) {
-  show(false, "labels", "phases", "layers", "device", "compare", "explanation");
+  show(false, "labels", "timing", "device", "compare", "explanation");
   by("agreement").replaceChildren();
   say("verdict", why, "bad");
 }
@@ -68,9 +69,14 @@ function showResult(result, elapsed) {
     "labels",
     result.top.map(({ label, probability }) => [label, percent(probability), probability]),
   );
-  const whole = 1000 * elapsed;
-  const phases = Object.entries(result.timing_us).map(([name, us]) => [name, micros(us), us / whole]);
-  fillBars("phases", [...phases, ["seen from this page", micros(whole), 1]]);
+  const phases = Object.entries(result.timing_us);
+  const most = Math.max(...phases.map(([, us]) => us));
+  fillBars(
+    "phases",
+    phases.map(([name, us]) => [name, micros(us), us / most]),
+  );
+  by("elapsed").textContent = `${elapsed.toFixed(1)} ms seen from this page, with the way there and back.`;
+  show(true, "timing");
   const longest = Math.max(...result.layers.map((layer) => layer.us));
   fillBars(
     "layers",
@@ -85,8 +91,8 @@ function showDevice(device) {
   if (device === undefined) return;
   const { cycles, stalls, utilisation, lookups, energy_uj: energy } = device;
   by("device").textContent =
-    `Accelerator: ${cycles} cycles, ${stalls} of them waiting (${percent(utilisation)} busy), ` +
-    `${lookups} look-ups, about ${energy.toFixed(1)} µJ.`;
+    `Accelerator: ${whole(cycles)} cycles, ${whole(stalls)} of them waiting (${percent(utilisation)} busy), ` +
+    `${whole(lookups)} look-ups, about ${energy.toFixed(1)} µJ.`;
 }
 
 /** The same pixels on both backends, on the server: the same integers? */
@@ -108,7 +114,7 @@ async function compare() {
     const seen = both.backends.map((name) => `${values[name]} on ${name}`).join(", ");
     say("agreement", `They differ, which must not be: first in ${layer}, element ${element}: ${seen}.`, "bad");
   } catch (error) {
-    if (!signal.aborted) say("agreement", error.message, "bad");
+    if (!signal.aborted) say("agreement", reason(error), "bad");
   } finally {
     by("compare").disabled = false;
   }

@@ -1,7 +1,7 @@
 // explain.js: how one value of a learned layer was made: which way each tree went, and which table entries were
 // added. All numbers are the server's, from /v1/explain.
 import { busy, by, draw, fillSelect, make, say, show } from "./dom.js";
-import { client, turns } from "./server.js";
+import { client, reason, turns } from "./server.js";
 
 const LEVELS = 4;
 const LEAVES = 16;
@@ -19,7 +19,7 @@ export async function explainPicture(model, planar, signal) {
     if (signal.aborted) return;
     layers = described.layers.filter((one) => one.op === "halut");
   } catch (error) {
-    if (!signal.aborted) say("explained", error.message, "bad");
+    if (!signal.aborted) say("explained", reason(error), "bad");
     return;
   }
   asked = { model, planar };
@@ -51,7 +51,7 @@ async function ask() {
     if (signal.aborted) return;
     told = answer;
   } catch (error) {
-    if (!signal.aborted) say("explained", error.message, "bad");
+    if (!signal.aborted) say("explained", reason(error), "bad");
     return;
   }
   const name = (path) => `${path.codebook}: prototype ${path.code} adds ${path.entry}`;
@@ -160,7 +160,7 @@ function tree(path) {
   taken.add(path.code + LEAVES);
   const drawing = draw("svg", {
     class: "tree",
-    viewBox: `0 0 ${32 * LEAVES} ${12 + 30 * LEVELS + 24}`,
+    viewBox: `0 0 ${32 * LEAVES} ${12 + 30 * LEVELS + 42}`,
     role: "img",
     "aria-label": `Tree of codebook ${path.codebook}: ` +
       path.levels.map(({ right }) => (right ? "right" : "left")).join(", ") +
@@ -173,8 +173,12 @@ function tree(path) {
   for (let node = 1; node < 2 * LEAVES; node++) {
     const [x, y] = place(node);
     const kind = taken.has(node) ? "taken" : "";
-    if (node < LEAVES) drawing.append(draw("circle", { cx: x, cy: y, r: 5, class: kind }));
-    else drawing.append(draw("text", { x, y: y + 16, class: kind }, String(path.entries[node - LEAVES])));
+    if (node < LEAVES) {
+      drawing.append(draw("circle", { cx: x, cy: y, r: 5, class: kind }));
+    } else {
+      const low = y + 18 + 18 * (node % 2); // in two rows, so that neighbours do not touch
+      drawing.append(draw("text", { x, y: low, class: kind }, String(path.entries[node - LEAVES])));
+    }
   }
   return drawing;
 }

@@ -1,6 +1,6 @@
 // live.js: the third tab: what the server does, from /metrics, drawn once a second while the tab is open.
 import { by, draw, make } from "./dom.js";
-import { client, turns } from "./server.js";
+import { client, reason, turns } from "./server.js";
 
 const HISTORY = 60; // readings
 const PERIOD = 1000; // milliseconds
@@ -54,7 +54,7 @@ const charts = [
   { title: "Images and rows a second", lines: { inputs: rate("halutd_batch_rows_sum") } },
   { title: "Latency, ms", lines: { median: latency(0.5), "99 in 100": latency(0.99) } },
   {
-    title: "Requests waiting and in progress",
+    title: "Requests now",
     lines: {
       waiting: (now) => total(now, "halutd_queue_length"),
       "in progress": (now) => total(now, "halutd_requests_in_progress"),
@@ -62,26 +62,31 @@ const charts = [
   },
 ];
 
-const number = (v) => (v >= 100 || v === 0 ? v.toFixed(0) : v.toPrecision(3));
+const number = (v) => (v >= 100 ? v.toFixed(0) : String(Number(v.toPrecision(3))));
 
 function drawChart(chart) {
   const top = Math.max(1e-9, ...Object.values(chart.points).flat());
   const said = [];
   for (const [name, points] of Object.entries(chart.points)) {
+    const now = `${name} ${number(points.at(-1) ?? 0)}`;
     const x = (i) => HISTORY - points.length + i + 1;
     const place = (v, i) => `${x(i)},${(HEIGHT - 2 - (HEIGHT - 6) * (v / top)).toFixed(2)}`;
     chart.drawn[name].setAttribute("points", points.map(place).join(" "));
-    said.push(`${name} ${number(points.at(-1) ?? 0)}`);
+    chart.keys[name].textContent = now;
+    said.push(now);
   }
-  chart.caption.textContent = `${chart.title}: ${said.join(", ")} (top of the chart: ${number(top > 1e-9 ? top : 0)})`;
-  chart.drawing.setAttribute("aria-label", chart.caption.textContent);
+  chart.top.textContent = `top ${number(top > 1e-9 ? top : 0)}`;
+  chart.drawing.setAttribute("aria-label", `${chart.title}: ${said.join(", ")}`);
 }
 
 for (const chart of charts) {
   const figure = make("figure");
   chart.points = {};
   chart.drawn = {};
-  chart.caption = make("figcaption", chart.title);
+  chart.keys = {};
+  chart.top = make("span", "", { class: "note" });
+  const caption = make("figcaption");
+  caption.append(make("b", chart.title));
   chart.drawing = draw("svg", {
     class: "chart", viewBox: `0 0 ${HISTORY} ${HEIGHT}`, preserveAspectRatio: "none", role: "img",
   });
@@ -89,8 +94,11 @@ for (const chart of charts) {
     chart.points[name] = [];
     chart.drawn[name] = draw("polyline");
     chart.drawing.append(chart.drawn[name]);
+    chart.keys[name] = make("span", "", { class: "key" });
+    caption.append(chart.keys[name]);
   }
-  figure.append(chart.caption, chart.drawing);
+  caption.append(chart.top);
+  figure.append(caption, chart.drawing);
   by("charts").append(figure);
   drawChart(chart);
 }
@@ -123,7 +131,7 @@ async function poll(signal) {
     } catch (error) {
       if (signal.aborted) return;
       reading = null;
-      by("live-state").textContent = `no metrics: ${error.message}`;
+      by("live-state").textContent = `no metrics: ${reason(error)}`;
     }
     await new Promise((resolve) => setTimeout(resolve, PERIOD));
   }

@@ -2,7 +2,7 @@
 import { LearningError } from "/page/halutd.js";
 import { by, download, fillSelect, heatMap, make, say, show } from "./dom.js";
 import { csv, format, largest, minus, multiply as exactly, noise, parse, square, unflatten, waves } from "./matrix.js";
-import { client, modelOf, onModels, refresh, turns } from "./server.js";
+import { client, modelOf, onModels, reason, refresh, turns } from "./server.js";
 
 const SHOWN_ROWS = 64; // in a heat map
 const [MADE_ROWS, MADE_COLUMNS, MADE_OUTPUTS] = [1024, 16, 8];
@@ -15,14 +15,15 @@ function showProduct() {
     by("product-shape").textContent = "Learn one from the two matrices.";
     return;
   }
-  const error = model.nmse === undefined ? "" : ` Its error on rows it had not seen: ${model.nmse}.`;
+  const nmse = Number(model.nmse).toPrecision(3);
+  const error = model.nmse === undefined ? "" : ` Its error on rows it had not seen: ${nmse}.`;
   by("product-shape").textContent =
     `A has ${model.columns} columns, the result ${model.outputs}; ${model.codebooks} codebooks.${error}`;
 }
 
 // ---- Learning ----
 
-let stop = null; // aborts what is being learned, if anything is
+let cancel = null; // gives up what is being learned, if anything is
 
 function showJob(state) {
   show(true, "learning");
@@ -31,7 +32,7 @@ function showJob(state) {
   by("learn-state").textContent = `${state.name}: ${state.state}${stage}, ${Math.round(100 * (state.progress ?? 0))} %`;
 }
 
-/** Ends a job's display; true if there is a new model. */
+/** Ends a job's display; multiplies by what it made. */
 async function showEnd(state) {
   show(false, "learning");
   if (state.state === "done") {
@@ -49,6 +50,8 @@ async function showEnd(state) {
 }
 
 async function learn() {
+  const controller = new AbortController();
+  const { signal } = controller;
   by("learn").disabled = true;
   try {
     const [a, b] = [parse(by("matrix-a").value, "A"), parse(by("matrix-b").value, "B")];
@@ -57,20 +60,17 @@ async function learn() {
     by("learned").replaceChildren();
     const codebooks = Number(by("codebooks").value);
     const name = by("learn-name").value.trim();
-    stop = new AbortController();
-    const { signal } = stop;
+    cancel = () => controller.abort(new Error(`${name}: cancelled`));
     await showEnd(await client.learn(a, b, { name, codebooks, signal, progress: showJob }));
   } catch (error) {
     if (error instanceof LearningError) return showEnd(error.job);
     show(false, "learning");
-    say("learned", error.message, stop?.signal.aborted ? "note" : "bad");
+    say("learned", reason(error), signal.aborted ? "note" : "bad");
   } finally {
-    stop = null;
+    cancel = null;
     by("learn").disabled = false;
   }
 }
-
-const cancel = () => stop?.abort(new Error(`${by("learn-name").value.trim()}: cancelled`));
 
 // ---- Multiplying ----
 
@@ -84,12 +84,11 @@ function showMaps(rows, exact) {
   const maps = [heatMap(`A·B, looked up${cut}`, top(rows), limit)];
   if (exact !== undefined) {
     maps.push(heatMap(`A·B, exact${cut}`, top(exact), limit));
-    maps.push(heatMap(`difference${cut}`, top(minus(rows, exact)), limit));
+    maps.push(heatMap(`Difference${cut}`, top(minus(rows, exact)), limit));
   }
   by("maps").replaceChildren(...maps);
-  by("maps").append(make("p", `Blue is below zero, orange above; full colour is ${limit.toPrecision(3)}.`, {
-    class: "note",
-  }));
+  const key = `Rows go down, columns across. Blue is below zero, orange above; full colour is ${limit.toPrecision(3)}.`;
+  by("maps").append(make("p", key, { class: "note" }));
 }
 
 async function multiply() {
@@ -121,7 +120,7 @@ async function multiply() {
     const error = square(minus(rows, exact)) / square(exact);
     say("matrix-result", `${text} Squared error over squared exact values: ${error.toPrecision(3)}.`);
   } catch (error) {
-    if (!signal.aborted) say("matrix-result", error.message, "bad");
+    if (!signal.aborted) say("matrix-result", reason(error), "bad");
   }
 }
 
@@ -137,7 +136,7 @@ by("generate-a").addEventListener("click", () => generate(false));
 by("generate-pair").addEventListener("click", () => generate(true));
 by("multiply").addEventListener("click", multiply);
 by("learn").addEventListener("click", learn);
-by("cancel-learning").addEventListener("click", cancel);
+by("cancel-learning").addEventListener("click", () => cancel?.());
 by("download").addEventListener("click", () => download("product.csv", csv(product), "text/csv"));
 
 onModels((models) => {

@@ -1,8 +1,11 @@
 // server.js: the server that sent this page: what it serves, whether it is there, and the key it may want.
-import { Client, RequestError } from "/page/halutd.js";
+import { Client, ConnectionError, RequestError } from "/page/halutd.js";
 import { by, show } from "./dom.js";
 
 export const client = new Client("", { timeout: 30000, attempts: 3 });
+
+/** What to tell of a failure: a browser's own words for a lost connection say little. */
+export const reason = (error) => (error instanceof ConnectionError ? "The server does not answer." : error.message);
 
 /** Signals, one at a time: the next aborts the one before, so that an older answer never overwrites a newer one. */
 export function turns() {
@@ -34,13 +37,23 @@ function tell(text, kind) {
   by("state").className = kind;
 }
 
+/** The newest version of each model, which is the one that its name means. */
+function newest(listed) {
+  const named = new Map();
+  for (const model of listed) {
+    const key = `${model.kind} ${model.name}`;
+    if (model.version >= (named.get(key)?.version ?? 0)) named.set(key, model);
+  }
+  return [...named.values()];
+}
+
 const listings = turns();
 
 /** Asks what is served; a refusal for want of a key shows the field for it. False without an answer. */
 export async function refresh() {
   const signal = listings.next();
   try {
-    const listed = (await client.models({ signal })).models;
+    const listed = newest((await client.models({ signal })).models);
     if (signal.aborted) return false;
     const changed = JSON.stringify(listed) !== JSON.stringify(models);
     models = listed;
@@ -52,7 +65,7 @@ export async function refresh() {
     if (signal.aborted) return false;
     const wantsKey = error instanceof RequestError && (error.status === 401 || error.status === 403);
     show(wantsKey, "key-form");
-    tell(wantsKey ? "This server wants an API key." : `The server does not answer: ${error.message}`, "bad");
+    tell(wantsKey ? "This server wants an API key." : reason(error), "bad");
     return false;
   }
 }

@@ -151,7 +151,7 @@ test("classifies a chosen picture, the same on both backends", async () => {
   if (await page.locator("#compare").isVisible()) {
     await page.click("#compare");
     await page.getByText(/^cpu and rtl gave the same integers, SHA-256 [0-9a-f]{16}…\.$/).waitFor();
-    await page.getByText(/^Accelerator: \d+ cycles, /).waitFor();
+    await page.getByText(/^Accelerator: [\d,]+ cycles, /).waitFor();
   } else {
     skipped("one backend only: nothing to compare");
   }
@@ -269,7 +269,7 @@ test("multiplies generated rows, and compares with the exact product", async () 
   const b = Array.from({ length: columns }, (_, d) => Array.from({ length: outputs }, (_, m) => d - m).join(" "));
   await page.fill("#matrix-b", b.join("\n"));
   await page.click("#multiply");
-  await page.getByRole("img", { name: "difference" }).waitFor();
+  await page.getByRole("img", { name: "Difference" }).waitFor();
   await page.getByText("Squared error over squared exact values").waitFor();
   const download = page.waitForEvent("download");
   await page.click("#download");
@@ -291,6 +291,14 @@ test("learns a product, shows its progress, and compares it with the exact one",
   const said = await page.textContent("#matrix-result");
   const error = Number(/exact values: ([\d.e-]+)\./.exec(said)[1]);
   assert.ok(error > 0 && error < 0.5, said);
+  // Learned once more, it is the newest version that is on show, once.
+  await page.click("#generate-pair");
+  await page.click("#learn");
+  await page.getByText(learned).waitFor({ timeout: 60000 });
+  const [, told] = /error (0\.\d+)/.exec(await page.textContent("#learned"));
+  const [, listed] = /had not seen: ([\d.]+)\.$/.exec(await page.textContent("#product-shape"));
+  assert.equal(listed, told);
+  assert.equal(await page.locator("#product option", { hasText: "from-the-page" }).count(), 1);
   await shot("multiply");
 });
 
@@ -363,7 +371,7 @@ test("survives the server's stop and goes on after its return", async () => {
   await page.getByText("The server does not answer. Trying again every two seconds.").waitFor();
   await page.click("#tab-classify");
   await page.click("#classify-drawing");
-  await page.locator("#verdict .bad").waitFor({ timeout: 40000 });
+  await page.locator("#verdict").getByText("The server does not answer.").waitFor({ timeout: 40000 });
   await page.click("#tab-live");
   daemon = await startDaemon(`127.0.0.1:${port}`);
   await page.getByText("once a second while this tab is open").waitFor();

@@ -17,8 +17,8 @@ enum {
   THREADS_MAX = 256,
   WARM_RUNS = 2,
   LAYER_RUNS_MIN = 5,
-  CLOCK_ROUNDS = 9,
-  CLOCK_STEPS = 4000, /* of 64 dependent additions, a cycle each */
+  CLOCK_ROUNDS = 500, /* short ones, so that some are not interrupted */
+  CLOCK_STEPS = 400,  /* of 64 dependent additions, a cycle each */
   CEILING_CODEBOOKS = 64,
   CEILING_OUTPUTS = 8,
   CEILING_ROUNDS = 300,

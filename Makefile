@@ -100,7 +100,7 @@ run: deps ## install packages, build, and serve ./models on 127.0.0.1:8080
 	@echo "serving on http://127.0.0.1:8080; in another terminal, in this folder, try:"
 	@echo "  curl -T models/photo/cat.jpg http://127.0.0.1:8080/v1/classify"
 	@echo "  curl -d '{\"model\":\"signal\",\"a\":[[0,1,2,3,4,5,6,7]]}' http://127.0.0.1:8080/v1/matmul"
-	@echo "  curl http://127.0.0.1:8080/metrics"
+	@echo "or open it in a browser"
 	@exec $(BUILD)/halutd --listen 127.0.0.1:8080 --models models
 
 check: tests ## build and run the quick tests, or TESTS="NAME..." of them

@@ -206,7 +206,8 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
         if len(found) < layer.prototypes * layer.codebooks:
             warnings.warn(f"{name}: {len(found)} rows of input for {layer.prototypes * layer.codebooks} table entries "
                           "an output: give more images, or fewer codebooks")
-        result = learn(layer, dense, found, program, wanted @ dense_matrix(dense))
+        some = slice(None, None, max(1, len(found) // ROWS_MIN) if tables == "tied" else 1)  # enough for the trees
+        result = learn(layer, dense, found[some], program, wanted[some] @ dense_matrix(dense))
         if tables == "tied":
             tied.tie(layer, dense.weight, tied.projection(layer, found, wanted))
         replace(model, name, layer.to(device_of(model)))

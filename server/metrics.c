@@ -241,6 +241,47 @@ static void print_phases(struct halut_json_out *out, const struct halut_metrics 
     }
 }
 
+/* What Triton calls it; where it is in a tally; by what it is divided. */
+static const struct triton_counter {
+  const char *name, *help;
+  size_t offset;
+  uint64_t unit;
+} triton_counters[] = {
+    {"request_success", "Number of successful inference requests",
+     offsetof(struct halut_tally, success), 1},
+    {"request_failure", "Number of failed inference requests",
+     offsetof(struct halut_tally, failure), 1},
+    {"count", "Number of inferences performed", offsetof(struct halut_tally, rows), 1},
+    {"exec_count", "Number of model executions performed", offsetof(struct halut_tally, executions),
+     1},
+    {"request_duration_us", "Cumulative inference request duration",
+     offsetof(struct halut_tally, total.sum_ns), 1000},
+    {"queue_duration_us", "Cumulative inference queuing duration",
+     offsetof(struct halut_tally, phase[HALUT_JOB_QUEUE].sum_ns), 1000},
+    {"compute_input_duration_us", "Cumulative compute input duration",
+     offsetof(struct halut_tally, phase[HALUT_JOB_DECODE].sum_ns), 1000},
+    {"compute_infer_duration_us", "Cumulative compute inference duration",
+     offsetof(struct halut_tally, phase[HALUT_JOB_COMPUTE].sum_ns), 1000},
+    {"compute_output_duration_us", "Cumulative compute output duration",
+     offsetof(struct halut_tally, phase[HALUT_JOB_REPLY].sum_ns), 1000},
+};
+
+static void print_triton(struct halut_json_out *out, const struct halut_metrics *metrics) {
+  char labels[160];
+  for (size_t i = 0; i < sizeof triton_counters / sizeof triton_counters[0]; i++) {
+    const struct triton_counter *counter = &triton_counters[i];
+    halut_json_out_format(out, "# HELP nv_inference_%s %s\n# TYPE nv_inference_%s counter\n",
+                          counter->name, counter->help, counter->name);
+    for (const struct halut_tally *t = metrics->tallies; t != NULL; t = t->next) {
+      uint64_t value;
+      memcpy(&value, (const char *)t + counter->offset, sizeof value);
+      tally_labels(t, labels, sizeof labels);
+      halut_json_out_format(out, "nv_inference_%s{%s} %" PRIu64 "\n", counter->name, labels,
+                            value / counter->unit);
+    }
+  }
+}
+
 void halut_metrics_print(const struct halut_metrics *metrics, const struct halut_gauges *gauges,
                          const char *const *patterns, size_t pattern_count,
                          struct halut_json_out *out) {
@@ -255,6 +296,8 @@ void halut_metrics_print(const struct halut_metrics *metrics, const struct halut
   print_tally_counters(out, metrics);
   print_batches(out, metrics);
   print_phases(out, metrics);
+  if (gauges->triton)
+    print_triton(out, metrics);
 }
 
 void halut_metrics_close(struct halut_metrics *metrics) {

@@ -84,6 +84,7 @@ struct halut_gauges {
   uint64_t body_bytes, uptime_ns, resident_bytes, models;
   uint64_t certificate_expires_s; /* since 1970; 0: no TLS */
   bool ready;
+  bool triton; /* print the tallies under Triton's names as well */
 };
 
 void halut_histogram_add(struct halut_histogram *histogram, uint64_t ns);

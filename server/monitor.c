@@ -52,7 +52,8 @@ void halut_handle_metrics(void *self, struct halut_request *request) {
                                 .resident_bytes = resident * (size_t)sysconf(_SC_PAGESIZE),
                                 .models = app->catalog != NULL ? app->catalog->count : 0,
                                 .certificate_expires_s = app->tls ? app->tls->expires_s : 0,
-                                .ready = halut_app_is_ready(app)};
+                                .ready = halut_app_is_ready(app),
+                                .triton = app->config.metrics_triton != 0};
   for (int s = 0; app->learning.learner != NULL && s < HALUT_TASK_STATES; s++)
     gauges.learning[s] = halut_learner_count(app->learning.learner, (enum halut_task_state)s);
   for (size_t i = 0; i < halut_route_count; i++)

@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -331,6 +332,29 @@ class Serving(unittest.TestCase):
         for _ in range(3):
             self.ask("POST", "/v1/classify", PIXELS)
         self.assertEqual(success(), before + 3)
+
+    def test_triton_names_say_the_same(self):
+        daemon = Daemon("--metrics-triton", "on")
+        try:
+            for body in (PIXELS, PIXELS, b"no picture"):
+                daemon.ask("POST", "/v1/classify", body)
+            values = {}
+            for line in daemon.ask("GET", "/metrics").body.decode().splitlines():
+                if not line.startswith("#") and "_bucket" not in line and 'backend="cpu"' in line:
+                    values[line.split("{")[0] + "".join(re.findall(r'phase="\w+"', line))] = float(line.split()[-1])
+            for name, ours in (("request_success", "inference_success_total"), ("count", "inference_rows_total"),
+                               ("request_failure", "inference_failure_total"), ("exec_count", "batches_total")):
+                self.assertEqual(values[f"nv_inference_{name}"], values[f"halutd_{ours}"], name)
+            self.assertEqual(values["nv_inference_request_success"], 2)
+            self.assertEqual(values["nv_inference_request_failure"], 1)
+            for name, phase in (("queue", "queue"), ("compute_input", "decode"), ("compute_infer", "compute"),
+                                ("compute_output", "reply")):
+                self.assertEqual(values[f"nv_inference_{name}_duration_us"],
+                                 int(values[f'halutd_phase_seconds_sumphase="{phase}"'] * 1e6 + 1e-4), name)
+            self.assertGreater(values["nv_inference_request_duration_us"], 0)
+        finally:
+            daemon.stop()
+        self.assertNotIn(b"nv_", self.ask("GET", "/metrics").body)
 
     def test_request_ids_are_echoed(self):
         answer = self.ask("GET", "/healthz", headers=[("X-Request-Id", "abc-1")])

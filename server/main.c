@@ -157,11 +157,18 @@ static int shadow_open(struct halut_app *app, struct halut_diag *diag) {
                             : halut_shadow_open(&app->loop, &options, &app->shadow, diag);
 }
 
+/* Two workers on one processor would only wait for each other. */
+static bool is_lending(const struct halut_app *app) {
+  enum { OFF, AUTO, ON };
+  return app->config.lend == ON ||
+         (app->config.lend == AUTO && app->workers <= uv_available_parallelism());
+}
+
 static int server_open(struct halut_app *app, struct halut_diag *diag) {
   struct halut_listener listeners[HALUT_LISTEN_MAX];
   const struct halut_config *config = &app->config;
   struct halut_pool_options pool = {.workers = app->workers,
-                                    .lends = config->lend != 0,
+                                    .lends = is_lending(app),
                                     .limits = {.lanes = HALUT_LANES,
                                                .batch_max = config->batch_max < HALUT_TAKE_MAX
                                                                 ? (uint32_t)config->batch_max

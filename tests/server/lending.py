@@ -43,7 +43,7 @@ class Lending(unittest.TestCase):
         assert cls.alone.stop() == 0
 
     def test_a_picture_is_shared_and_comes_out_the_same(self):
-        daemon = Daemon("--workers", "2")
+        daemon = Daemon("--workers", "2", "--lend", "on")
         for _ in range(200):  # on one busy processor the other worker may come too late
             self.assertEqual(answers(daemon, range(12)), self.wanted)
             if helped(daemon) > 0:
@@ -69,7 +69,7 @@ class Lending(unittest.TestCase):
         self.assertEqual(got["on"], got["off"])
 
     def test_many_clients_get_their_own_answers(self):
-        daemon, wrong = Daemon("--workers", "3"), []
+        daemon, wrong = Daemon("--workers", "3", "--lend", "on"), []
 
         def client(first):
             numbers = [(first + step) % 12 for step in range(12)]
@@ -85,8 +85,14 @@ class Lending(unittest.TestCase):
         self.assertEqual(daemon.stop(), 0)
 
     def test_one_worker_has_nobody_to_ask(self):
-        daemon = Daemon("--workers", "1")
+        daemon = Daemon("--workers", "1", "--lend", "on")
         self.assertEqual(answers(daemon, range(3)), self.wanted[:3])
+        self.assertEqual(helped(daemon), 0)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_auto_lends_where_each_worker_has_a_processor(self):
+        daemon = Daemon("--workers", str(len(os.sched_getaffinity(0)) + 1))
+        self.assertEqual(answers(daemon, range(12)), self.wanted)
         self.assertEqual(helped(daemon), 0)
         self.assertEqual(daemon.stop(), 0)
 

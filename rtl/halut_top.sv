@@ -166,14 +166,13 @@ module halut_top #(
       .rdata_o(threshold[127:8])
     );
     assign threshold[7:0] = '0;
-    for (genvar r = 0; r < R; r++) begin : gen_row
-      halut_encoder i_encoder (
-        .value_i    ({value_q[((p*4+3)*R+r)*8 +: 8], value_q[((p*4+2)*R+r)*8 +: 8],
-                      value_q[((p*4+1)*R+r)*8 +: 8], value_q[((p*4+0)*R+r)*8 +: 8]}),
-        .threshold_i(threshold),
-        .code_o     (code_d[(p*R+r)*4 +: 4])
-      );
-    end
+    halut_encoders #(
+      .R(R), .Latch(Latch)
+    ) i_encoders (
+      .value_i    (value_q[p*R*32 +: R*32]),
+      .threshold_i(threshold),
+      .code_o     (code_d[p*R*4 +: R*4])
+    );
   end
 
   halut_lanes #(

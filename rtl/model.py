@@ -55,7 +55,7 @@ def learned_layers():
 class Unit:
     """Sizes of an accelerator; the defaults are those of the backend (RTL_UNIT in rtl.mk)."""
 
-    def __init__(self, slots=4, lanes=128, rows=4, codebooks=4096, beat_lanes=8, bytes_per_cycle=128):
+    def __init__(self, slots=4, lanes=128, rows=8, codebooks=4096, beat_lanes=8, bytes_per_cycle=128):
         self.slots, self.lanes, self.rows, self.codebooks = slots, lanes, rows, codebooks
         self.beats = lanes // beat_lanes
         self.load_cycles = max(1, math.ceil(lanes / bytes_per_cycle))  # of a load beat

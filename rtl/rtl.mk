@@ -8,13 +8,14 @@ RTL_MARCH ?= $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3)
 # Liberty file for `make synth` and `make power`; by default the one of Debian's qflow-tech-osu035.
 LIBERTY ?= /usr/share/qflow/tech/osu035/osu035_stdcells.lib
 
-RTL_SV := $(addprefix rtl/,lint.vlt halut_pkg.sv halut_regs_pkg.sv halut_encoder.sv halut_gate.sv halut_rows.sv \
-  halut_flow.sv halut_lanes_packed.sv halut_lanes_latch.sv halut_lanes.sv halut_ctrl.sv halut_stream_check.sv halut_top.sv)
+RTL_SV := $(addprefix rtl/,lint.vlt halut_pkg.sv halut_regs_pkg.sv halut_encoder.sv halut_encoders.sv halut_gate.sv \
+  halut_rows.sv halut_flow.sv halut_lanes_packed.sv halut_lanes_latch.sv halut_lanes.sv halut_ctrl.sv \
+  halut_stream_check.sv halut_top.sv)
 PACKAGES_TEST += yosys z3 iverilog opensta qflow-tech-osu035
 PACKAGES_LAYOUT = yosys qflow qflow-tech-osu035 graywolf qrouter magic netgen-lvs python3-pil
 
 # Sizes of every model that is built, in one place.
-RTL_UNIT = -GP=4 -GM=128 -GR=4 -GC=4096
+RTL_UNIT = -GP=4 -GM=128 -GR=8 -GC=4096
 RTL_TILED = -GP=2 -GM=16 -GR=2 -GC=8
 RTL_NARROW = -GP=1 -GM=8 -GR=1 -GC=2 -GLatch="1'b1"
 RTL_FLAT = -GP=4 -GM=8 -GR=2 -GC=4 -GAccW=10 -GCountW=32 -GLatch="1'b1"
@@ -46,7 +47,7 @@ $(BUILD)/rtl/$(1)/sim.o: rtl/sim.cpp $(BUILD)/rtl/$(1)/V$(1).mk
 $(BUILD)/rtl/$(1).o: $(BUILD)/rtl/$(1)/sim.o $(BUILD)/rtl/$(1)/V$(1)__ALL.a
 	$(LD) -r -o $$@ $(BUILD)/rtl/$(1)/sim.o --whole-archive $(BUILD)/rtl/$(1)/V$(1)__ALL.a
 endef
-$(eval $(call rtl_model,unit,$(RTL_UNIT),--noassert,$(RTL_OPT)))
+$(eval $(call rtl_model,unit,$(RTL_UNIT),--noassert -DSYNTHESIS,$(RTL_OPT)))
 $(eval $(call rtl_model,tiled,$(RTL_TILED),--assert,-O1 $(RTL_SANITIZE)))
 $(eval $(call rtl_model,narrow,$(RTL_NARROW),--assert,-O1 $(RTL_SANITIZE)))
 $(eval $(call rtl_model,flat,$(RTL_FLAT),--assert,-O1 $(RTL_SANITIZE)))

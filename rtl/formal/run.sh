@@ -65,10 +65,13 @@ broken() {
 }
 
 sat encoder_is_its_specification 0 "halut_encoder.sv formal/encoder.sv"
+sat encoders_of_8_rows_are_8_encoders 0 "halut_encoder.sv halut_encoders.sv formal/encoders.sv"
 sat packed_sums_are_separate_sums 0 "halut_pkg.sv formal/packed.sv"
 sat packed_sums_past_256_must_fail 1 "halut_pkg.sv formal/packed.sv" "chparam -set Bound 65281 proof;"
 file=$(broken halut_encoder.sv 's/> level1/>= level1/') || exit 2
 sat encoder_ties_right_must_fail 1 "$file formal/encoder.sv"
+file=$(broken halut_encoders.sv 's/- \(a & ~Top\)/- a/') || exit 2
+sat encoders_that_borrow_must_fail 1 "halut_encoder.sv $file formal/encoders.sv"
 
 pdr flow_loses_and_repeats_nothing 0 "$common halut_flow.sv formal/flow.sv"
 file=$(broken halut_flow.sv "s/assign move = .*/assign move = 1'b1;/") || exit 2

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "../models/rows.h"
+#include "job.h"
 
 static const char ending[] = ".safetensors";
 
@@ -66,7 +67,7 @@ static int entry_replay(const struct halut_entry *entry, struct halut_diag *diag
       one.data = entry->seats[0].in;
       int error = halut_session_run(entry->seats[0].session[b], &one, &got, NULL);
       if (error != HALUT_OK)
-        return halut_fail(diag, error, 0, "golden example %u: %s", n, halut_error_text(error));
+        return halut_fail(diag, error, 0, "golden example %u: %s", n, halut_job_reason(error));
       if (memcmp(got.data, (char *)want.data + n * entry->out_bytes, entry->out_bytes) != 0)
         return halut_fail(diag, HALUT_ECHECKSUM, 0, "golden example %u gives another result", n);
     }

@@ -35,8 +35,9 @@ unsigned halut_job_status(int error) {
 
 /* A session has no deadline but that of a device. */
 const char *halut_job_reason(int error) {
-  return error == HALUT_ETIMEOUT ? "the accelerator was not done within its cycle budget"
-                                 : halut_error_text(error);
+  return error == HALUT_ETIMEOUT
+             ? "the accelerator does not answer: not done within its cycle budget"
+             : halut_error_text(error);
 }
 
 void halut_job_fail(struct halut_job *job, int error, const char *format, ...) {

@@ -40,7 +40,7 @@ printf 'set_driving_cell %s\nset_load %s\n' "$drive" "$load" >"$folder/$name.con
 parameters=""
 for p in "$@"; do parameters="$parameters -set ${p%%=*} ${p#*=}"; done
 sources=""
-for f in pkg regs_pkg encoder gate rows flow lanes_packed lanes_latch lanes ctrl top; do
+for f in pkg regs_pkg encoder encoders gate rows flow lanes_packed lanes_latch lanes ctrl top; do
   sources="$sources $here/../halut_$f.sv"
 done
 # Sums of many terms become rows of full adders by maccmap; the more usual extract_fa loses inversions in yosys before

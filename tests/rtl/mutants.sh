@@ -70,12 +70,12 @@ last codebook of a tile forgotten; rtl/driver.c; product_matches_the_plain_loop;
   s/n < tile->codebooks;/n + 1 < tile->codebooks;/
 sums of tiles not joined; rtl/driver.c; the_largest_sums_are_exact; is wrong
   s/accumulate = n %.*/accumulate = false;/
-inverted compare; rtl/halut_encoder.sv; product_matches_the_plain_loop; is wrong
-  s/value_i\[15:8\] > level1/value_i[15:8] <= level1/
-equal goes right; rtl/halut_encoder.sv; product_matches_the_plain_loop; is wrong
-  s/value_i\[23:16\] > level2/value_i[23:16] >= level2/
-wrong node index; rtl/halut_encoder.sv; product_matches_the_plain_loop; is wrong
-  s/level2\[\{bit0, bit1,/level2[{bit1, bit0,/
+inverted compare; rtl/halut_encoders.sv; product_matches_the_plain_loop; is wrong
+  s/assign bit1 = greater/assign bit1 = Top ^ greater/
+equal goes right; rtl/halut_encoders.sv; product_matches_the_plain_loop; is wrong
+  s/greater\(value_i\[2\*W \+: W\], node2\)/Top ^ greater(node2, value_i[2*W +: W])/
+wrong node index; rtl/halut_encoders.sv; product_matches_the_plain_loop; is wrong
+  s/choose\(right0, pick\(right1, threshold_i\[39/choose(right0, pick(right0, threshold_i[39/
 dropped stall; rtl/halut_flow.sv; product_matches_the_plain_loop; .
   s/assign move = .*/assign move = 1'b1;/
 group loop one short; rtl/halut_flow.sv; product_matches_the_plain_loop; .

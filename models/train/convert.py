@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from . import safetensors, tied
+from . import safetensors
 from .data import Batches, load, normalise
 from .layers import HalutConv2d, HalutLinear
 from .net import LAYERS, ResNet9
@@ -154,15 +154,10 @@ def replace(model, name, layer):
     setattr(parent, name.rpartition(".")[2], layer)
 
 
-def untrained(model, names, codebooks=None, ties=()):
-    """`model` with untrained Halut layers in place of the named ones, for a checkpoint to be loaded into. Those named
-    in `ties` are tied."""
+def untrained(model, names, codebooks=None):
+    """`model` with untrained Halut layers in place of the named ones, for a checkpoint to be loaded into."""
     for name in names:
-        dense = model.get_submodule(name)
-        layer = halut_like(dense, option(codebooks, name))
-        if name in ties:
-            tied.tie(layer, dense.weight, torch.zeros(16 * layer.codebooks, layer.columns))
-        replace(model, name, layer)
+        replace(model, name, halut_like(model.get_submodule(name), option(codebooks, name)))
     return model
 
 
@@ -170,8 +165,7 @@ def halut_resnet9(state=None, **sizes):
     """The converted network, untrained; or that of a checkpoint's weights, with as many codebooks as they have."""
     names = [f"{name}.conv" for name in LAYERS]
     codebooks = {name: len(state[f"{name}.split"]) for name in names} if state else None
-    ties = [name for name in names if state and f"{name}.parametrizations.table.original" in state]
-    model = untrained(ResNet9(**sizes), names, codebooks, ties)
+    model = untrained(ResNet9(**sizes), names, codebooks)
     if state:
         model.load_state_dict(state)
     model.conv1.to(memory_format=torch.channels_last)  # not the model: it would permute the tables
@@ -184,7 +178,7 @@ def option(value, name):
 
 
 def convert(model, images, names=None, program="halut", codebooks=None, batches=None, report=print, width=None,
-            prototypes=16, tables="free"):
+            prototypes=16):
     """Converts the named Conv2d and Linear layers of `model` in place, in the order given.
 
     images: uint8 [n][C][H][W] training images; names: default every Conv2d but the first; codebooks, width,
@@ -192,7 +186,7 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
     statistics.
 
     The tables aim at what the dense network's layer gives for its own, unharmed input, so that each layer makes up
-    for part of the error that comes to it. tables: "free", or "tied" to the dense weights until `tied.untie`."""
+    for part of the error that comes to it."""
     teacher = copy.deepcopy(model)
     convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     for number, name in enumerate(names or convolutions[1:]):
@@ -206,10 +200,7 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
         if len(found) < layer.prototypes * layer.codebooks:
             warnings.warn(f"{name}: {len(found)} rows of input for {layer.prototypes * layer.codebooks} table entries "
                           "an output: give more images, or fewer codebooks")
-        some = slice(None, None, max(1, len(found) // ROWS_MIN) if tables == "tied" else 1)  # enough for the trees
-        result = learn(layer, dense, found[some], program, wanted[some] @ dense_matrix(dense))
-        if tables == "tied":
-            tied.tie(layer, dense.weight, tied.projection(layer, found, wanted))
+        result = learn(layer, dense, found, program, wanted @ dense_matrix(dense))
         replace(model, name, layer.to(device_of(model)))
         if batches is not None:
             recalibrate(model, batches, 8)
@@ -233,8 +224,6 @@ def main():
     cli.add_argument("--images", type=int, default=6000)
     cli.add_argument("--codebooks", action="append", default=[], metavar="LAYER=N", type=layer_codebooks,
                      help="of one layer, e.g. conv4=512; default one an input channel; may be repeated")
-    cli.add_argument("--tables", choices=("free", "tied"), default="free",
-                     help="what finetune trains: every entry, or the dense weights that the tables follow")
     machine_options(cli)
     args = cli.parse_args()
     device = prepare(args)
@@ -248,7 +237,7 @@ def main():
         print(f"{name}: nmse {error}, validation {accuracy(model, *validation):.2f}", flush=True)
 
     convert(model, train[0][:args.images], [f"{name}.conv" for name in LAYERS], args.halut,
-            dict(args.codebooks), batches=Batches(*train, 250, seed=1), report=report, tables=args.tables)
+            dict(args.codebooks), batches=Batches(*train, 250, seed=1), report=report)
     save(args.out, {"model": model.state_dict()})
 
 

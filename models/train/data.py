@@ -62,11 +62,6 @@ class Batches:
         other.size, other.seed, other.cutout, other.epoch = size, seed, 0, 0
         return other
 
-    def sample(self, count):
-        """The first images, uint8, as they are."""
-        edge = slice(self.shift, -self.shift or None)
-        return self.images[:count, :, edge, edge]
-
     def __len__(self):
         return len(self.labels) // self.size
 

@@ -22,7 +22,6 @@ from .convert import halut_resnet9
 from .data import CLASSES, SCALE, ZERO, load, normalise
 from .layers import HalutConv2d, HalutLinear
 from .run import device_of, machine_options, prepare, weights
-from .tied import untie
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
 WINDOW_MAX, SUM_MAX, OUTPUTS_MAX = 31, 65536, 4096  # of ../FORMAT.md
@@ -127,7 +126,7 @@ class Exporter:
         with torch.no_grad():
             for x in images:
                 calibration.run(x.to(device_of(model)))
-        model = untie(copy.deepcopy(model)).cpu()
+        model = copy.deepcopy(model).cpu()
         self.nodes = list(graph.nodes)
         for node in self.nodes:
             node.module = model.get_submodule(node.target) if node.op == "call_module" else None

@@ -10,10 +10,9 @@ import torch
 
 from .convert import halut_resnet9
 from .data import Batches, load
-from .fit import Recipe, adam, cosine, descent, groups, train
+from .fit import Recipe, cosine, groups, train
 from .net import ResNet9
 from .run import load_state, machine_options, prepare
-from .tied import is_tied, untie
 
 
 def arguments():
@@ -24,11 +23,10 @@ def arguments():
     cli.add_argument("--out", required=True, help="checkpoint; an unfinished one is resumed")
     cli.add_argument("--restart", action="store_true",
                      help="begin a schedule of its own from the averaged weights of --start")
-    cli.add_argument("--free", action="store_true", help="untie tied tables: every entry learns for itself")
     cli.add_argument("--epochs", type=int, default=20)
     cli.add_argument("--batch", type=int, default=128)
-    cli.add_argument("--rate", type=float, help="default 3e-3, with tied tables 0.04")
-    cli.add_argument("--decay", type=float, help="default 0.01, with tied tables 5e-4")
+    cli.add_argument("--rate", type=float, default=3e-3)
+    cli.add_argument("--decay", type=float, default=0.01)
     cli.add_argument("--threshold-share", type=float, default=0.5, help="of the rate, for thresholds; 0 keeps them")
     cli.add_argument("--dense-share", type=float, default=0.3,
                      help="of the rate, for what is not looked up: first layer, batch norms, classifier")
@@ -54,19 +52,6 @@ def starting_weights(cli, args):
     return state["average"]
 
 
-def free(args):
-    """How tables of free entries are trained."""
-    decay = 0.01 if args.decay is None else args.decay
-    return {"rate": args.rate or 3e-3, "optimiser": adam,
-            "groups": lambda m: groups(m, decay, args.threshold_share, False, args.dense_share)}
-
-
-def dense_like(args):
-    """How tied tables are: as the dense network is, whose weights they follow. Thresholds rest."""
-    decay = 5e-4 if args.decay is None else args.decay
-    return {"rate": args.rate or 0.04, "optimiser": descent, "groups": lambda m: groups(m, decay, 0)}
-
-
 def main():
     cli, args = arguments()
     device = prepare(args, args.seed)
@@ -74,11 +59,10 @@ def main():
     teacher = ResNet9().to(memory_format=torch.channels_last)
     teacher.load_state_dict(load_state(args.teacher)["average"])
     model = halut_resnet9(starting_weights(cli, args))
-    if args.free:
-        untie(model)
-    recipe = Recipe(args.epochs, schedule=functools.partial(cosine, warm=200), distil=args.distil,
-                    average=args.average, refresh=args.refresh, mixed=args.mixed, statistics=20, seed=args.seed,
-                    **(dense_like(args) if is_tied(model) else free(args)))
+    recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),
+                    groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share),
+                    distil=args.distil, average=args.average, refresh=args.refresh, mixed=args.mixed, statistics=20,
+                    seed=args.seed)
     train(model.to(device), batches, load(args.data, "validation"), args.out, recipe, teacher.to(device),
           batches.again(250, seed=1), args.steps)
 

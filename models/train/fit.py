@@ -14,7 +14,7 @@ import typing
 import torch
 import torch.nn.functional as F
 
-from .layers import halut_layers, learned_tables
+from .layers import halut_layers
 from .run import Average, Log, Progress, accuracy, device_of, load_state, mixed, recalibrate, save
 
 
@@ -33,7 +33,7 @@ def cosine(step, total, warm=100):
 def groups(model, decay, threshold_share=0.5, decay_dense=True, dense_share=1.0):
     """Parameter groups: tables, and matrices if `decay_dense`, decay; thresholds move at a share of the rate and are
     left alone at 0; vectors, and matrices that do not decay, move at `dense_share` of it."""
-    tables = [learned_tables(m) for m in halut_layers(model)]
+    tables = [m.table for m in halut_layers(model)]
     thresholds = [m.threshold for m in halut_layers(model)]
     for threshold in thresholds:
         threshold.requires_grad_(threshold_share > 0)

@@ -154,28 +154,6 @@ void table_gradient(const uint8_t *codes, const float *grad_y, size_t positions,
     }
 }
 
-/* counts[16 * a + i][16 * b + j] = at how many positions codebook a has code i and codebook b code
- * j: the normal equations of the regression on the codes. Positions are fewer than 2^24. */
-void pair_counts(const uint8_t *codes, size_t positions, int codebooks, float *counts) {
-  enum { PAIRS = PROTOTYPES * PROTOTYPES, WAYS = 4 }; /* a count's next step need not wait */
-  const size_t entries = (size_t)codebooks * PROTOTYPES;
-#pragma omp parallel for schedule(dynamic, 1)
-  for (int a = 0; a < codebooks; a++)
-    for (int b = a; b < codebooks; b++) {
-      uint32_t seen[WAYS][PAIRS] = {{0}};
-      const uint8_t *first = codes + a * positions, *second = codes + b * positions;
-      for (size_t p = 0; p < positions; p++)
-        seen[p % WAYS][first[p] * PROTOTYPES + second[p]]++;
-      for (int pair = 0; pair < PAIRS; pair++) {
-        const size_t i = a * PROTOTYPES + pair / PROTOTYPES, j = b * PROTOTYPES + pair % PROTOTYPES;
-        uint32_t sum = 0;
-        for (int way = 0; way < WAYS; way++)
-          sum += seen[way][pair];
-        counts[i * entries + j] = counts[j * entries + i] = (float)sum;
-      }
-    }
-}
-
 /* Entry `place` (0..15) of a table of sixteen. */
 static inline vec8 entry(const vec8 *table, int8v place) {
   const int8v high = place > WALK - 1;

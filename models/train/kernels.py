@@ -78,14 +78,6 @@ def table_gradient(codes, grad, table, fast):
     return out
 
 
-def pair_counts(codes):
-    """float32 [codebooks * 16][codebooks * 16]: at how many positions two codes meet."""
-    entries = 16 * len(codes)
-    out = torch.empty(entries, entries)
-    library().pair_counts(pointer(codes), ctypes.c_size_t(codes.shape[1]), len(codes), pointer(out))
-    return out
-
-
 def threshold_gradient(layer, x, threshold, along):
     """along float32 [codebooks * rank][positions]: the output's gradient along the table's directions."""
     g, out = geometry(layer, x), torch.zeros_like(threshold)

@@ -10,7 +10,6 @@ import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.utils import parametrize
 
 from . import kernels, tensors
 
@@ -28,11 +27,6 @@ def padded(outputs):
 
 def halut_layers(model):
     return [m for m in model.modules() if isinstance(m, HalutConv2d)]
-
-
-def learned_tables(layer):
-    """What is learned of the layer's table: its entries, or the weights that it is tied to (tied.py)."""
-    return layer.parametrizations.table.original if parametrize.is_parametrized(layer, "table") else layer.table
 
 
 def passes(x):
@@ -137,8 +131,6 @@ class HalutConv2d(nn.Module):
     def forward(self, x):
         if self.training:
             self.recent = x.detach()[:16]
-            if parametrize.is_parametrized(self, "table"):
-                self.surrogate.copy_(learned_tables(self).detach())
         y = Lookup.apply(x, self.table, self.threshold, self)
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
@@ -170,8 +162,6 @@ class HalutConv2d(nn.Module):
     @torch.no_grad()
     def refresh(self, rows_max=8192):
         """Fits the surrogate and the directions to the table as it is now, on the last training inputs."""
-        if parametrize.is_parametrized(self, "table"):
-            return  # the weights are what a surrogate would be, and the thresholds rest
         x = self.recent.float()
         x = x[:max(1, rows_max // math.prod(self.out_size(x)))].contiguous()
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)

@@ -24,7 +24,6 @@ from .convert import halut_resnet9
 from .data import CLASSES, load, normalise
 from .net import LAYERS, ResNet9
 from .run import device_of, logits, machine_options, prepare, weights
-from .tied import untie
 
 BINS = 15
 ERROR_IMAGES = 64  # that the error of the layers is measured on, from the validation split
@@ -37,7 +36,7 @@ def load_dense(path, device):
 
 
 def load_converted(path, device):
-    return untie(halut_resnet9(weights(path))).eval().to(device)
+    return halut_resnet9(weights(path)).eval().to(device)
 
 
 # Accuracy.

@@ -5,24 +5,11 @@
 import argparse
 
 import torch
-import torch.nn.functional as F
 
-from .data import Batches, load, normalise
+from .data import Batches, load
 from .fit import Recipe, descent, groups, train, triangle
 from .net import ResNet9
 from .run import machine_options, prepare, weights
-
-
-@torch.no_grad()
-def whiten(layer, images):
-    """Starts the first convolution with the filters that make the components of the images' patches uncorrelated and
-    of variance 1, each with both signs as a ReLU follows: what it would learn anyway takes epochs to find. (Page, How
-    to train your ResNet, part 8.) Filters that are left over keep their random start."""
-    patches = F.unfold(normalise(images), layer.kernel_size).transpose(0, 1).flatten(1)
-    values, vectors = torch.linalg.eigh(torch.cov(patches))
-    filters = (vectors / (values + 1e-3).sqrt()).t().flip(0)  # the largest component first
-    both = torch.stack([filters, -filters], 1).flatten(0, 1)[:layer.out_channels]
-    layer.weight[:len(both)] = both.view(-1, *layer.weight.shape[1:])
 
 
 def main():
@@ -44,7 +31,6 @@ def main():
     recipe = Recipe(args.epochs, args.rate, triangle, descent, lambda model: groups(model, args.decay),
                     smoothing=args.smoothing, average=0.998, plain=True, seed=args.seed)
     model = ResNet9()
-    whiten(model.conv1.conv, batches.sample(2000))
     if args.start:
         model.load_state_dict(weights(args.start))
     train(model.to(device, memory_format=torch.channels_last), batches, load(args.data, "validation"), args.out, recipe,

@@ -37,26 +37,16 @@ def accumulate(codes, table):
     return F.embedding_bag((codes.long() + first).t().contiguous(), rows, mode="sum")
 
 
-def one_hot(codes, kind):
-    """The one-hot matrix, transposed, a part at a time: the part's positions, and [codebooks * 16][positions]."""
-    codebooks, positions = codes.shape
-    every = torch.arange(PROTOTYPES, dtype=torch.uint8, device=codes.device).view(1, -1, 1)
-    size = max(1, HOT_MAX // (codebooks * PROTOTYPES))
-    for first in range(0, positions, size):
-        part = slice(first, first + size)
-        yield part, (codes[:, None, part] == every).to(kind).reshape(codebooks * PROTOTYPES, -1)
-
-
-def pair_counts(codes):
-    return sum(hot @ hot.t() for _, hot in one_hot(codes, torch.float32))
-
-
 def table_gradient(codes, grad, table, fast):
     """The one-hot matrix, transposed, times the gradient."""
-    codebooks, kind = codes.shape[0], torch.bfloat16 if fast else torch.float32
+    codebooks, positions = codes.shape
+    kind = torch.bfloat16 if fast else torch.float32
     out = torch.zeros(codebooks * PROTOTYPES, grad.shape[1], device=grad.device)
-    for part, hot in one_hot(codes, kind):
-        out += (hot @ grad[part].to(kind)).float()
+    every = torch.arange(PROTOTYPES, dtype=torch.uint8, device=codes.device).view(1, -1, 1)
+    size = max(1, HOT_MAX // len(out))
+    for first in range(0, positions, size):
+        hot = (codes[:, None, first:first + size] == every).to(kind).reshape(len(out), -1)
+        out += (hot @ grad[first:first + size].to(kind)).float()
     blocks, _, _, block = table.shape
     return out.view(codebooks, PROTOTYPES, blocks, block).permute(2, 0, 1, 3).contiguous()
 

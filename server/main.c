@@ -336,10 +336,8 @@ int main(int argc, char **argv) {
                                          .rows_max = app.config.rows_max,
                                          .depth_max = (uint32_t)app.config.json_depth_max,
                                          .model_queue_max = (uint32_t)app.config.model_queue_max};
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers
-                : cores > 0            ? (uint32_t)cores
-                                       : 1;
+  app.workers =
+      app.config.workers > 0 ? (uint32_t)app.config.workers : uv_available_parallelism();
   halut_app_log_open(&app);
   app.access_log = access_open(&app.config, &problems);
   models_open(&app, &problems);

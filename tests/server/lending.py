@@ -96,6 +96,16 @@ class Lending(unittest.TestCase):
         self.assertEqual(helped(daemon), 0)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_by_default_there_is_a_worker_for_each_processor_it_may_use(self):
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(allowed)})
+        try:
+            daemon = Daemon()
+        finally:
+            os.sched_setaffinity(0, allowed)
+        self.assertIn("halutd_workers 1\n", daemon.ask("GET", "/metrics").body.decode())
+        self.assertEqual(daemon.stop(), 0)
+
 
 if __name__ == "__main__":
     unittest.main()

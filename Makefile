@@ -74,11 +74,13 @@ $(BUILD)/tests/bench/products: $(BUILD)/tests/bench/products.o $(BUILD)/libhalut
 $(BUILD)/tests/bench/echo $(BUILD)/tests/bench/load: %: %.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -luv
 
-$(BUILD)/tests/failmalloc.so: tests/failmalloc.c
+# What a test or a benchmark loads into another program.
+$(BUILD)/%.so: %.c
 	@mkdir -p $(@D)
 	$(CC) $(HALUT_CFLAGS) -fPIC -shared -o $@ $<
 
-tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(TEST_PROGRAMS) $(BUILD)/tests/failmalloc.so
+tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(TEST_PROGRAMS) $(BUILD)/tests/failmalloc.so \
+  $(BUILD)/tests/bench/avx2.so
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(filter-out %.d,$(MAKEFILE_LIST)) | expand -t 18
@@ -132,10 +134,10 @@ soak: all ## ill-behaved clients for MINUTES (10): answers, memory and descripto
 lint: ## check the sources against the house rules
 	tests/tidy.sh
 
-bench: all ## measure against ONNX Runtime, OpenBLAS and oneDNN, interleaved on one core
+bench: all ## measure against ONNX Runtime, OpenBLAS and oneDNN, interleaved on one core; ISA=avx2 holds all to AVX2
 	@deploy/packages.sh libdnnl-dev
-	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/products
-	tests/bench/run.sh $(BUILD)
+	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/products $(if $(ISA),$(BUILD)/tests/bench/$(ISA).so)
+	tests/bench/run.sh $(BUILD) $(if $(ISA),--isa $(ISA))
 bench-http: all ## what serving costs on top of computing: processor time, throughput, latency
 	deploy/packages.sh wrk python3-numpy util-linux
 	@$(MAKE) --no-print-directory $(BUILD)/tests/bench/echo $(BUILD)/tests/bench/load

@@ -2,9 +2,10 @@
 """compare.py HALUT MODEL WORK: measure halut and ONNX Runtime on one core, interleaved.
 
 Each round runs, for each batch size, ours, the runtime's float32 and its int8, one after the other
-on one core. What counts is processor time for an image: it stays when the machine is shared. The
-ratio is taken within each round; its median and its least and greatest value are printed. Writes
-WORK/bench.json and, where Matplotlib is installed, WORK/bench.png. Beside the times, lookups a cycle
+on one core. What counts is processor time for an image: it stays when the machine is shared; the
+wall clock is printed too. The ratio is taken within each round; its median and its least and greatest
+value are printed. Writes WORK/NAME.json and, where Matplotlib is installed, WORK/NAME.png. --held is
+put before ours and the runtime, to hold them to an instruction set. Beside the times, lookups a cycle
 by layer against what the kernels reach on some of the layer's tables when nothing else bounds them,
 and the instructions of an image by layer, which do not depend on who else is using the core.
 """
@@ -24,39 +25,48 @@ LAYER_FUNCTIONS = ("halut_dense_conv", "cpu_conv", "maxpool_run", "halut_ops_avg
 NAMES = {"halut": "halut", "fp32": "ONNX Runtime fp32", "int8": "ONNX Runtime int8"}
 
 
-def run(command, core):
-    """Run one measurement on `core`; returns its JSON object."""
-    done = subprocess.run(["taskset", "-c", str(core), *command], capture_output=True, text=True)
+CLOCKS = {"cpu": "processor time", "wall": "the wall clock"}
+
+
+def run(command, options):
+    """Run one measurement on the chosen core; returns its JSON object."""
+    held = ["taskset", "-c", str(options.core), *options.held.split()]
+    done = subprocess.run([*held, *command], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"compare.py: {' '.join(command)} failed: {done.stderr.strip()}")
     return json.loads(done.stdout)
 
 
 def measure(options):
-    """Seconds of processor time for an image: {batch: {who: [one a round]}}."""
-    times = {batch: {who: [] for who in NAMES} for batch in options.batches}
+    """Seconds for an image: {clock: {batch: {who: [one a round]}}}."""
+    times = {clock: {batch: {who: [] for who in NAMES} for batch in options.batches} for clock in CLOCKS}
+
+    def keep(batch, who, command):
+        made = run(command, options)
+        times["cpu"][batch][who].append(made["cpu_seconds_per_image"])
+        times["wall"][batch][who].append(1 / made["images_per_second"])
     for number in range(options.rounds):
-        for batch, by_who in times.items():
+        for batch in options.batches:
             ours = [options.halut, "bench", options.model, "--threads", "1", "--batch", str(batch),
                     "--seconds", str(options.seconds), "--json"]
-            by_who["halut"].append(run(ours, options.core)["cpu_seconds_per_image"])
+            keep(batch, "halut", ours)
             for who, model in PEERS.items():
                 peer = ["node", os.path.join(HERE, "peer.mjs"), options.work,
                         os.path.join(options.work, model), str(batch), str(options.seconds)]
-                by_who[who].append(run(peer, options.core)["cpu_seconds_per_image"])
+                keep(batch, who, peer)
         print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
     return times
 
 
 def summarise(times):
-    """Images a core-second and ratios, as {batch: {who: {...}}}."""
+    """Images a second and ratios by one clock, as {batch: {who: {...}}}."""
     table = {}
     for batch, by_who in times.items():
         table[batch] = {}
         for who, seconds in by_who.items():
             ratios = [peer / ours for peer, ours in zip(seconds, by_who["halut"])]
             table[batch][who] = {
-                "images_per_core_second": 1 / statistics.median(seconds),
+                "images_per_second": 1 / statistics.median(seconds),
                 "least": 1 / max(seconds), "greatest": 1 / min(seconds),
                 "ratio": statistics.median(ratios), "ratio_least": min(ratios),
                 "ratio_greatest": max(ratios),
@@ -70,7 +80,7 @@ def layers(options):
     for cpu in ("avx512", "avx2"):
         ours = [options.halut, "bench", options.model, "--cpu", cpu, "--batch", str(max(options.batches)),
                 "--seconds", str(options.seconds), "--json"]
-        made = run(ours, options.core)
+        made = run(ours, options)
         if made["cpu"] == cpu:
             found[cpu] = made["layers"]
     return found
@@ -123,7 +133,7 @@ def print_table(table):
           " | against fp32 | against int8 |")
     print("| ---: | ---: | ---: | ---: | :---: | :---: |")
     for batch, row in table.items():
-        cells = [f"{row[who]['images_per_core_second']:,.0f}" for who in NAMES]
+        cells = [f"{row[who]['images_per_second']:,.0f}" for who in NAMES]
         for who in PEERS:
             cell = row[who]
             cells.append(f"{cell['ratio']:.2f}× ({cell['ratio_least']:.2f}-{cell['ratio_greatest']:.2f})")
@@ -142,7 +152,7 @@ def draw(table, path):
     colours = {"halut": "#0b6e4f", "fp32": "#a0a4a8", "int8": "#5b6770"}
     for index, who in enumerate(NAMES):
         cells = [row[who] for row in table.values()]
-        middle = [cell["images_per_core_second"] for cell in cells]
+        middle = [cell["images_per_second"] for cell in cells]
         spread = [[m - cell["least"] for m, cell in zip(middle, cells)],
                   [cell["greatest"] - m for m, cell in zip(middle, cells)]]
         bars = axes.bar([n + (index - 1) * 0.27 for n in range(len(cells))], middle, 0.25,
@@ -168,20 +178,24 @@ def main():
     parser.add_argument("--batches", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 64])
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--picture", default="models/photo/cat.jpg")
+    parser.add_argument("--held", default="", help="command that holds the one behind it to fewer instructions")
+    parser.add_argument("--name", default="bench", help="of the files written")
     options = parser.parse_args()
-    table = summarise(measure(options))
+    tables = {clock: summarise(times) for clock, times in measure(options).items()}
     about = {"processor": processor(), "core": options.core, "rounds": options.rounds,
-             "seconds": options.seconds, "load": os.getloadavg()[0], "results": table,
+             "seconds": options.seconds, "load": os.getloadavg()[0], "held": options.held, "results": tables,
              "layers": layers(options), "instructions_by_layer": instructions(options)}
-    with open(os.path.join(options.work, "bench.json"), "w") as out:
+    with open(os.path.join(options.work, f"{options.name}.json"), "w") as out:
         json.dump(about, out, indent=1)
     print(f"\n{about['processor']}, core {options.core}, median of {options.rounds} interleaved rounds "
-          f"of {options.seconds:g} s, load {about['load']:.1f}\n")
-    print_table(table)
+          f"of {options.seconds:g} s, load {about['load']:.1f}" + (f", {options.name}" if options.held else ""))
+    for clock, table in tables.items():
+        print(f"\nby {CLOCKS[clock]}:\n")
+        print_table(table)
     print_layers(about["layers"], about["instructions_by_layer"])
     if about["instructions_by_layer"]:
         print(f"\n{sum(about['instructions_by_layer']):,} instructions an image with AVX2, batch 1 (callgrind)")
-    draw(table, os.path.join(options.work, "bench.png"))
+    draw(tables["cpu"], os.path.join(options.work, f"{options.name}.png"))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 # test: a small training from end to end: dense, converted, fine-tuned, exported, measured by the C program
 # timeout: 240
 # tier: full
-"""Ten classes of gratings, told apart by direction and width, in noise and of random colour and phase, written in
-CIFAR-10's binary layout, so that `halut eval` reads them. What each stage must reach is stated below."""
+"""What each stage must reach on gratings (train_support) is stated below."""
 import json
 import os
 import subprocess
@@ -24,25 +23,6 @@ from train.run import accuracy  # noqa: E402
 DENSE, SERVED, LOST = 95.0, 93.0, 3.0  # per cent right at least, at least, and lost on the way at most
 
 
-def gratings(count, seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 10, count)
-    y, x = np.mgrid[:32, :32]
-    angle = (labels % 5)[:, None, None] * np.pi / 8  # up to a right angle: mirrored, it is no other class
-    width = np.where(labels < 5, 0.9, 0.45)[:, None, None]
-    phase = rng.uniform(0, 2 * np.pi, (count, 1, 1))
-    wave = np.sin(width * (np.cos(angle) * x + np.sin(angle) * y) + phase)
-    colour = rng.uniform(20, 60, (count, 3, 1, 1))
-    images = 125 + colour * wave[:, None] + rng.normal(0, 40, (count, 3, 32, 32))
-    return np.clip(images, 0, 255).astype(np.uint8), labels
-
-
-def write(path, images, labels):
-    with open(path, "wb") as file:
-        for image, label in zip(images, labels):
-            file.write(bytes([label]) + image.tobytes())
-
-
 def network():
     layers = []
     for inputs, outputs, stride in ((3, 8, 1), (8, 16, 2), (16, 16, 2)):
@@ -53,9 +33,9 @@ def network():
 class Small(unittest.TestCase):
     def test_reaches_the_stated_accuracy(self):
         with train_support.folder() as folder:
-            write(os.path.join(folder, "test_batch.bin"), *gratings(1000, 2))
+            train_support.write_batch(os.path.join(folder, "test_batch.bin"), *train_support.gratings(1000, 2))
             test = read_batch(os.path.join(folder, "test_batch.bin"))
-            images, labels = gratings(3000, 1)
+            images, labels = train_support.gratings(3000, 1)
             batches = Batches(images, labels, 64, shift=2)
             dense = network()
             fit(dense, batches, test, f"{folder}/dense.pt", 5, 1e-2)

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 
+import torch
+
 from ..convert import convert, untrained
 from ..data import CLASSES, Batches, load, normalise
 from ..export import export
@@ -67,7 +69,7 @@ def main():
     result["finetuned"] = accuracy(model, *test)
 
     path = f"{args.out}/{args.network}-cifar10.safetensors"
-    images = [normalise(train[0][i:i + 250]) for i in range(0, 2000, 250)]
+    images = [normalise(train[0][i:i + 250]) for i in range(0, min(2000, len(train[0])), 250)]
     export(model, path, images, f"{args.network}-cifar10", CLASSES, description=f"{args.network} for CIFAR-10")
     result["served"] = evaluate(args.halut, path, args.data)
     print(json.dumps(result))

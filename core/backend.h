@@ -21,6 +21,10 @@ struct halut_stats {
   uint64_t device_stalls;      /* of these, cycles in which it waited for input, output or tables */
   uint64_t device_table_bytes; /* table bytes loaded into it */
   uint64_t device_encodes;     /* codes it made */
+  /* Wall clock of the calling thread. The rest of a run is neither: quantising, gathering, pooling,
+   * single rows of a product, which are too short for a clock, and waiting for who helps. The
+   * accelerator does both at once: 0. */
+  uint64_t encode_ns, accumulate_ns;
 };
 
 /* A 2-D convolution whose product is a lut: which map value each tree level of each codebook reads.

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "conv_cpu.h"
 #include "kernels.h"
 #include "matmul_cpu.h"
@@ -130,6 +131,17 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
   return HALUT_OK;
 }
 
+/* Moves to `stats` what the calling thread has taken since the last time; what `other` has is its
+ * own too, unless a helper did it. */
+static void stages_take(struct halut_stages *own, struct halut_stages *other, bool is_helped,
+                        struct halut_stats *stats) {
+  if (stats) {
+    stats->encode_ns += own->encode_ns + (is_helped ? 0 : other->encode_ns);
+    stats->accumulate_ns += own->accumulate_ns + (is_helped ? 0 : other->accumulate_ns);
+  }
+  *own = *other = (struct halut_stages){0};
+}
+
 static int cpu_product(struct halut_backend *backend, uint32_t handle, const uint8_t *value,
                        size_t rows, int32_t *acc, struct halut_stats *stats) {
   assert(handle < backend->layer_count);
@@ -137,6 +149,8 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
   const struct halut_lut *lut = packed->lut;
   const struct halut_accumulate *accumulate = backend->kernels.accumulate;
   size_t padded = halut_pad_rows(rows);
+  struct halut_stages stages = {0}, none = {0};
+  uint64_t since = halut_clock_ns();
   for (size_t row = 0; row < padded; row += HALUT_CODE_BLOCK) {
     size_t wide = padded - row < HALUT_CODE_BLOCK ? padded - row : HALUT_CODE_BLOCK;
     for (uint32_t c = 0; c < lut->codebooks; c++) {
@@ -147,9 +161,12 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
       backend->kernels.encode(source, NULL, lut->threshold + (size_t)c * HALUT_PROTOTYPES, wide,
                               backend->codes + (size_t)c * HALUT_CODE_BLOCK, 0);
     }
+    halut_clock_lap(&stages.encode_ns, &since);
     if (accumulate->arrange) accumulate->arrange(packed, backend->codes);
     accumulate->sum(packed, backend->codes, (uint32_t)wide, acc + row, padded);
+    halut_clock_lap(&stages.accumulate_ns, &since);
   }
+  stages_take(&stages, &none, false, stats);
   if (stats) stats->lookups += (uint64_t)rows * lut->codebooks * lut->outputs;
   return HALUT_OK;
 }
@@ -238,6 +255,7 @@ static int cpu_conv(struct halut_backend *backend, uint32_t handle, const uint8_
   const uint64_t lookups = conv_lookups(&own), helped = conv_run(backend, &own);
   if (stats) stats->lookups += lookups;
   if (stats) stats->helped_lookups += helped;
+  stages_take(&backend->scratch[0].stages, &backend->scratch[1].stages, helped > 0, stats);
   return HALUT_OK;
 }
 
@@ -288,6 +306,7 @@ static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
   const size_t helped = matmul_run(backend, &own);
   if (stats) stats->lookups += rows * row_lookups;
   if (stats) stats->helped_lookups += helped * row_lookups;
+  stages_take(&backend->matmul[0].stages, &backend->matmul[1].stages, helped > 0, stats);
   return HALUT_OK;
 }
 

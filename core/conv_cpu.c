@@ -252,15 +252,18 @@ static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packe
   const uint32_t width = cpu->conv->out_w;
   const size_t end = part->last == cpu->conv->out_h ? cpu->masked : (size_t)part->last * width;
   uint8_t *to = is_direct ? out : scratch->tile;
+  uint64_t since = halut_clock_ns();
   for (size_t first = (size_t)part->first * width; first < end; first += HALUT_CODE_BLOCK) {
     size_t left = end - first;
     size_t wide = left < HALUT_CODE_BLOCK ? left : HALUT_CODE_BLOCK;
     for (uint32_t c = 0; c < lut->codebooks; c++)
       encode_part(cpu, lut, kernels, scratch, batch, image, c, first, wide,
                   scratch->codes + (size_t)c * HALUT_CODE_BLOCK);
+    halut_clock_lap(&scratch->stages.encode_ns, &since);
     if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
     kernels->accumulate->map(packed, scratch->codes, (uint32_t)wide, &epilogue->requant, to + first,
                              cpu->masked);
+    halut_clock_lap(&scratch->stages.accumulate_ns, &since);
   }
   if (!is_direct)
     pool_planes(cpu, kernels, lut->outputs, scratch->tile, cpu->masked, part->first, part->last,
@@ -279,10 +282,13 @@ static void run_images(const struct halut_conv_cpu *cpu, const struct halut_pack
       (size_t)(conv->out_h / epilogue->pool) * (conv->out_w / epilogue->pool) * lut->outputs;
   const size_t rows =
       (count * cpu->positions + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
+  uint64_t since = halut_clock_ns();
   encode_images(cpu, lut, kernels, scratch, batch, images, count);
+  halut_clock_lap(&scratch->stages.encode_ns, &since);
   if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
   kernels->accumulate->map(packed, scratch->codes, (uint32_t)rows, &epilogue->requant,
                            scratch->tile, HALUT_CODE_BLOCK);
+  halut_clock_lap(&scratch->stages.accumulate_ns, &since);
   for (uint32_t i = 0; i < count; i++)
     pool_planes(cpu, kernels, lut->outputs, scratch->tile + i * cpu->positions, HALUT_CODE_BLOCK,
                 0, conv->out_h, epilogue->pool, out + i * pooled);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "backend.h"
+#include "clock.h"
 #include "kernels.h"
 
 struct halut_conv_cpu {
@@ -30,6 +31,7 @@ struct halut_conv_scratch {
   uint8_t *tile;  /* [outputs][positions padded], before pooling */
   uint8_t *value; /* gathered rows of each level, then the mask that takes all */
   size_t codes_bytes, tile_bytes;
+  struct halut_stages stages; /* of all runs with it; the caller may clear them */
 };
 
 /* HALUT_ENOMEM. `outputs` and `codebooks` are the lut's. */

@@ -133,8 +133,11 @@ void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_
     const struct halut_ahead first = {(const char *)(from + here * columns), half};
     const struct halut_ahead second = {first.at + half, half};
     kernels->quantise(floats->affine, from, here, scratch->value, HALUT_CODE_BLOCK, first);
+    uint64_t since = halut_clock_ns();
     block_encode(lut, kernels, scratch, halut_pad_rows(here));
+    halut_clock_lap(&scratch->stages.encode_ns, &since);
     if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
     block_sum(packed, kernels, scratch, floats, here, second, y + row * lut->outputs, is_large);
+    halut_clock_lap(&scratch->stages.accumulate_ns, &since);
   }
 }

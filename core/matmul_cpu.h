@@ -6,6 +6,7 @@
 #define HALUT_MATMUL_CPU_H
 
 #include "backend.h"
+#include "clock.h"
 #include "kernels.h"
 
 /* Memory that one thread needs for any of its products: zero it, grow it at load. */
@@ -15,6 +16,7 @@ struct halut_matmul_scratch {
   int32_t *acc;   /* sums of the outputs that are made at a time */
   uint32_t *at;   /* [codebooks] where the entries of a row are */
   uint32_t codebooks;
+  struct halut_stages stages; /* of all runs with it; the caller may clear them */
 };
 
 /* HALUT_ENOMEM. */

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 #include "handlers.h"
 #include "inspect.h"
 
@@ -97,6 +97,7 @@ static void job_count(struct halut_app *app, struct halut_job *job) {
   }
   halut_histogram_add(&tally->phase[HALUT_JOB_OVERHEAD], total > known ? total - known : 0);
   halut_histogram_add(&tally->total, total);
+  halut_tally_parts(tally, job->phase_ns[HALUT_JOB_COMPUTE], &job->stats);
   tally->stats.lookups += job->stats.lookups;
   tally->stats.helped_lookups += job->stats.helped_lookups;
   tally->stats.device_cycles += job->stats.device_cycles;

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 
 enum { STAMP_MAX = 40 };
 

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base64.h"
-#include "clock.h"
+#include "../core/clock.h"
 #include "image.h"
 #include "multipart.h"
 #include "number.h"

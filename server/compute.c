@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "../models/rows.h"
-#include "clock.h"
+#include "../core/clock.h"
 #include "inspect.h"
 
 enum {
@@ -72,8 +72,8 @@ static struct halut_helper *group_help(struct halut_pool *pool, uint32_t worker,
   for (uint32_t i = 0; i < count; i++)
     rows += jobs[i]->rows;
   rows = rows < batch_max ? rows : batch_max;
-  bool is_worth = info->kind == HALUT_NETWORK ||
-                  rows * info->lut.codebooks * info->lut.outputs >= HELP_LOOKUPS;
+  bool is_worth =
+      info->kind == HALUT_NETWORK || rows * info->lut.codebooks * info->lut.outputs >= HELP_LOOKUPS;
   return is_worth ? halut_pool_help(pool, worker) : NULL;
 }
 
@@ -113,10 +113,14 @@ static void group_run(struct halut_pool *pool, uint32_t worker, struct halut_job
       halut_job_fail(job, error, "computing failed: %s", halut_job_reason(error));
       continue;
     }
-    job->stats = (struct halut_stats){
-        stats.lookups * job->rows / total, stats.helped_lookups * job->rows / total,
-        stats.device_cycles * job->rows / total, stats.device_stalls * job->rows / total,
-        stats.device_table_bytes * job->rows / total, stats.device_encodes * job->rows / total};
+    job->stats = (struct halut_stats){stats.lookups * job->rows / total,
+                                      stats.helped_lookups * job->rows / total,
+                                      stats.device_cycles * job->rows / total,
+                                      stats.device_stalls * job->rows / total,
+                                      stats.device_table_bytes * job->rows / total,
+                                      stats.device_encodes * job->rows / total,
+                                      stats.encode_ns,
+                                      stats.accumulate_ns};
   }
 }
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 #include "json.h"
 #include "learning.h"
 

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 #include "guard.h"
 #include "http_internal.h"
 

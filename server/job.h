@@ -73,7 +73,7 @@ struct halut_job {
   bool many;                   /* network: the body was a list of instances */
   uint32_t rows;
   void *in, *out; /* [rows] inputs and outputs, malloc'ed */
-  struct halut_stats stats;
+  struct halut_stats stats; /* its share, but the times, which are the run's */
   uint32_t run_rows;   /* of all jobs of the run that it was part of */
   uint32_t batch_rows; /* the same in one job of each run, 0 in the others */
   uint64_t phase_ns[HALUT_JOB_PHASES];

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #include "../models/learned_file.h"
-#include "clock.h"
+#include "../core/clock.h"
 
 enum { GATE_OPEN, GATE_CANCELLED, GATE_SAVING };
 enum {

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 #include "handlers.h"
 #include "multipart.h"
 

@@ -8,7 +8,7 @@
 #include "../core/version.h"
 #include "../models/backends.h"
 #include "app.h"
-#include "clock.h"
+#include "../core/clock.h"
 #include "dialects.h"
 #include "health.h"
 #include "systemd.h"

@@ -24,6 +24,12 @@ static const char *const phase_labels[HALUT_JOB_PHASES] = {
 #undef XX
 };
 
+static const char *const part_labels[HALUT_JOB_PARTS] = {
+#define XX(name, label) label,
+    HALUT_PART_MAP(XX)
+#undef XX
+};
+
 void halut_histogram_add(struct halut_histogram *histogram, uint64_t ns) {
   size_t i = 0;
   while (i < HALUT_TIME_BUCKETS && ns > time_bounds_us[i] * 1000u)
@@ -57,6 +63,14 @@ void halut_tally_batch(struct halut_tally *tally, uint32_t rows) {
   tally->batch[i]++;
   tally->executions++;
   tally->batch_rows += rows;
+}
+
+void halut_tally_parts(struct halut_tally *tally, uint64_t compute_ns,
+                       const struct halut_stats *stats) {
+  const uint64_t known = stats->encode_ns + stats->accumulate_ns;
+  halut_histogram_add(&tally->part[HALUT_JOB_ENCODE], stats->encode_ns);
+  halut_histogram_add(&tally->part[HALUT_JOB_ACCUMULATE], stats->accumulate_ns);
+  halut_histogram_add(&tally->part[HALUT_JOB_REST], compute_ns > known ? compute_ns - known : 0);
 }
 
 void halut_tally_run(struct halut_tally *tally, uint32_t rows, bool is_first,
@@ -229,16 +243,28 @@ static void print_batches(struct halut_json_out *out, const struct halut_metrics
   }
 }
 
-static void print_phases(struct halut_json_out *out, const struct halut_metrics *metrics) {
+/* Histograms of every tally that differ by one more label; `offset` is where they are in it. */
+static void print_divided(struct halut_json_out *out, const struct halut_metrics *metrics,
+                          const char *name, const char *label, const char *const *values,
+                          size_t count, size_t offset) {
   char labels[192];
-  print_head(out, "phase_seconds", "histogram", "Time of a request by phase.");
   for (const struct halut_tally *t = metrics->tallies; t != NULL; t = t->next)
-    for (size_t p = 0; p < HALUT_JOB_PHASES; p++) {
+    for (size_t i = 0; i < count; i++) {
+      const char *at = (const char *)t + offset + i * sizeof(struct halut_histogram);
       tally_labels(t, labels, sizeof labels);
       size_t used = strlen(labels);
-      snprintf(labels + used, sizeof labels - used, ",phase=\"%s\"", phase_labels[p]);
-      print_histogram(out, "phase_seconds", labels, &t->phase[p]);
+      snprintf(labels + used, sizeof labels - used, ",%s=\"%s\"", label, values[i]);
+      print_histogram(out, name, labels, (const struct halut_histogram *)(const void *)at);
     }
+}
+
+static void print_phases(struct halut_json_out *out, const struct halut_metrics *metrics) {
+  print_head(out, "phase_seconds", "histogram", "Time of a request by phase.");
+  print_divided(out, metrics, "phase_seconds", "phase", phase_labels, HALUT_JOB_PHASES,
+                offsetof(struct halut_tally, phase));
+  print_head(out, "compute_seconds", "histogram", "Of a request's phase compute, by part.");
+  print_divided(out, metrics, "compute_seconds", "part", part_labels, HALUT_JOB_PARTS,
+                offsetof(struct halut_tally, part));
 }
 
 /* What Triton calls it; where it is in a tally; by what it is divided. */

@@ -16,8 +16,8 @@
 #include "learner.h"
 
 enum {
-  HALUT_TIME_BUCKETS = 16, /* and one past the last */
-  HALUT_BATCH_BUCKETS = 9, /* 1, 2, 4 ... 256, and one past the last */
+  HALUT_TIME_BUCKETS = 16,  /* and one past the last */
+  HALUT_BATCH_BUCKETS = 9,  /* 1, 2, 4 ... 256, and one past the last */
   HALUT_RUN_SIZES_MAX = 64, /* of a model, each counted by itself; the others are not */
   HALUT_STATUS_SLOTS = 26,
   HALUT_ROUTES_MAX = 96
@@ -43,6 +43,19 @@ enum halut_job_phase {
       HALUT_JOB_PHASES
 };
 
+/* What COMPUTE consists of. One list: field, label. */
+#define HALUT_PART_MAP(XX)                                                                         \
+  XX(ENCODE, "encode")                                                                             \
+  XX(ACCUMULATE, "accumulate")                                                                     \
+  XX(REST, "rest") /* backend.h: halut_stats says what */
+
+enum halut_job_part {
+#define XX(name, label) HALUT_JOB_##name,
+  HALUT_PART_MAP(XX)
+#undef XX
+      HALUT_JOB_PARTS
+};
+
 /* Runs of one size. */
 struct halut_run_size {
   uint32_t rows;
@@ -59,6 +72,7 @@ struct halut_tally {
   uint64_t last_ms;          /* since 1970, of the last success */
   uint64_t failed_ns;        /* spent in the server by failures */
   struct halut_histogram phase[HALUT_JOB_PHASES];
+  struct halut_histogram part[HALUT_JOB_PARTS]; /* of COMPUTE */
   struct halut_histogram total;
   uint64_t batch[HALUT_BATCH_BUCKETS + 1], batch_rows;
   struct halut_run_size run[HALUT_RUN_SIZES_MAX];
@@ -94,6 +108,9 @@ void halut_histogram_add(struct halut_histogram *histogram, uint64_t ns);
 struct halut_tally *halut_metrics_tally(struct halut_metrics *metrics, const char *model,
                                         uint32_t version, const char *backend);
 void halut_tally_batch(struct halut_tally *tally, uint32_t rows);
+/* What a run of `compute_ns` was spent on. */
+void halut_tally_parts(struct halut_tally *tally, uint64_t compute_ns,
+                       const struct halut_stats *stats);
 /* A job of a run of `rows`; one of its jobs is the first. */
 void halut_tally_run(struct halut_tally *tally, uint32_t rows, bool is_first,
                      const uint64_t phase_ns[HALUT_JOB_PHASES]);

@@ -1,7 +1,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 #include "handlers.h"
 #include "page.h"
 

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 
 enum help { ALONE, ASKING, HELPED }; /* HELPED: until the other worker is back */
 

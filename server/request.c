@@ -23,7 +23,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "clock.h"
+#include "../core/clock.h"
 #include "guard.h"
 #include "http_internal.h"
 #include "json.h"

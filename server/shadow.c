@@ -12,7 +12,7 @@
 
 #include "../models/compare.h"
 #include "../models/rows.h"
-#include "clock.h"
+#include "../core/clock.h"
 #include "pool.h"
 
 struct halut_shadow {

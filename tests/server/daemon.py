@@ -333,6 +333,28 @@ class Serving(unittest.TestCase):
             self.ask("POST", "/v1/classify", PIXELS)
         self.assertEqual(success(), before + 3)
 
+    def test_computing_is_told_by_part(self):
+        daemon = Daemon("--workers", "1")
+        try:
+            for body in (PIXELS, PIXELS):
+                daemon.ask("POST", "/v1/classify", body)
+            rows = [[1] * 8 for _ in range(500)]
+            daemon.ask("POST", "/v1/matmul", json.dumps({"model": "signal", "a": rows}).encode())
+            text = daemon.ask("GET", "/metrics").body.decode()
+        finally:
+            daemon.stop()
+        for model, count in (("resnet9-cifar10", 2), ("signal", 1)):
+            each = rf'{{model="{model}",version="\d+",backend="cpu"'
+            parts = {}
+            for part in ("encode", "accumulate", "rest"):
+                label = rf'{each},part="{part}"}} (\S+)'
+                parts[part] = float(re.search(f"halutd_compute_seconds_sum{label}", text)[1])
+                self.assertEqual(int(re.search(f"halutd_compute_seconds_count{label}", text)[1]), count, part)
+                self.assertGreater(parts[part], 0, f"{model} {part}")
+            whole = float(re.search(rf'halutd_phase_seconds_sum{each},phase="compute"}} (\S+)', text)[1])
+            self.assertAlmostEqual(sum(parts.values()), whole, delta=1e-6)
+            self.assertGreater(parts["accumulate"], parts["encode"], model)
+
     def test_triton_names_say_the_same(self):
         daemon = Daemon("--metrics-triton", "on")
         try:

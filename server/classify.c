@@ -275,7 +275,7 @@ static void top_write(const struct halut_job *job, const int32_t *logits,
   halut_rank(logits, info->classes, top, order);
   halut_json_out_format(out, "[");
   for (uint32_t place = 0; place < top; place++) {
-    halut_json_out_format(out, "%s{\"label\":", place > 0 ? "," : "");
+    halut_json_out_format(out, place > 0 ? ",{\"label\":" : "{\"label\":");
     halut_json_out_string(out, info->labels[order[place]]);
     /* Millionths, since printing a double takes ten times as long. */
     unsigned share = (unsigned)lround(halut_softmax_at(&softmax, logits[order[place]]) * 1e6);

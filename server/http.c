@@ -29,9 +29,10 @@ enum {
   TICK_DRAIN_MS = 20,
   ACCEPTS_PER_EVENT = 32,
   RUNS_PER_EVENT = 4,
-  GRACE_MS = 200,           /* an idle connection this young may have a request on its way */
-  LINGER_MS = 1,            /* a request that waits longer has its connection suspended */
-  CONNECTION_MEMORY = 16384 /* the daemon zeroes all of it after every request: larger is slower */
+  GRACE_MS = 200,    /* an idle connection this young may have a request on its way */
+  LINGER_MS = 1,     /* a request that waits longer has its connection suspended */
+  HEADER_COSTS = 64, /* bytes that the daemon wants for a header beside its name and value */
+  OTHER_COSTS = 2048 /* bytes: the first line of a request, the head of its answer */
 };
 
 static void http_run(struct halut_http *http);
@@ -451,6 +452,12 @@ static void http_on_close(uv_handle_t *handle) {
     free(http);
 }
 
+/* Of a connection, for what the daemon reads and keeps of a request: no more than the headers may
+ * need, since it zeroes all of it after each request, and half of it once more. */
+static size_t connection_memory(const struct halut_guard_limits *limits) {
+  return limits->header_bytes_max + limits->headers_max * HEADER_COSTS + OTHER_COSTS;
+}
+
 static int engine_open(struct halut_http *http, int index, struct halut_diag *diag) {
   struct halut_engine *engine = &http->engine[index];
   const struct halut_tls *tls = http->options.tls;
@@ -466,10 +473,11 @@ static int engine_open(struct halut_http *http, int index, struct halut_diag *di
       is_secure ? flags | MHD_USE_TLS : flags, 0, NULL, NULL, halut_request_access, http,
       MHD_OPTION_CONNECTION_LIMIT, 2 * http->options.connections_max + 64,
       MHD_OPTION_CONNECTION_TIMEOUT, 0u, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-      (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 0, MHD_OPTION_NOTIFY_COMPLETED,
-      halut_request_completed, http, MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, http,
-      MHD_OPTION_URI_LOG_CALLBACK, http_on_target, http, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
-      MHD_OPTION_ARRAY, is_secure ? secrets : none, MHD_OPTION_END);
+      connection_memory(&http->options.headers), MHD_OPTION_STRICT_FOR_CLIENT, 0,
+      MHD_OPTION_NOTIFY_COMPLETED, halut_request_completed, http, MHD_OPTION_NOTIFY_CONNECTION,
+      http_on_connection, http, MHD_OPTION_URI_LOG_CALLBACK, http_on_target, http,
+      MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_ARRAY, is_secure ? secrets : none,
+      MHD_OPTION_END);
   if (engine->daemon == NULL)
     return halut_fail(diag, HALUT_EIO, 0, "libmicrohttpd does not start%s",
                       is_secure ? " with this certificate" : "");

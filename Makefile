@@ -80,7 +80,7 @@ $(BUILD)/%.so: %.c
 	$(CC) $(HALUT_CFLAGS) -fPIC -shared -o $@ $<
 
 tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(TEST_PROGRAMS) $(BUILD)/tests/failmalloc.so \
-  $(BUILD)/tests/bench/avx2.so
+  $(BUILD)/tests/bench/avx2.so $(BUILD)/tests/bench/load
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(filter-out %.d,$(MAKEFILE_LIST)) | expand -t 18

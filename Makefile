@@ -43,7 +43,7 @@ export HALUT_CIFAR10 ?= $(abspath $(dir $(wildcard cifar-10-batches-bin/test_bat
 
 .DEFAULT_GOAL := all
 .PHONY: fuzz soak all tests help deps deps-test deps-train deps-deploy run check test bench bench-http \
-  bench-replicas asan ubsan tsan lint man docs install container-test data clean
+  bench-replicas asan tsan lint man docs install container-test data clean
 all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (the default)
 
 # Elsewhere these files are empty; NEON needs no flag on the processor that has it.
@@ -112,18 +112,14 @@ test: deps-test ## install what the tests need, build, run all tests
 	tests/run.sh $(BUILD)
 
 # Other builds of the same tests, each in its own folder beside BUILD.
-asan: ## the quick tests under the address and leak sanitizers
+asan: ## all tests of our programs under the address, leak and undefined behaviour sanitizers
+	$(MAKE) BUILD=$(BUILD)-asan tests \
+	  CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
 	ASAN_OPTIONS=strict_string_checks=1:detect_stack_use_after_return=1 \
-	  $(MAKE) BUILD=$(BUILD)-asan CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address" check
-ubsan: ## the quick tests under the undefined behaviour sanitizer
-	$(MAKE) BUILD=$(BUILD)-ubsan check \
-	  CFLAGS="-O1 -g -fsanitize=undefined,float-cast-overflow -fno-sanitize-recover=all"
-# Those with threads, but those that wait for the reference kernels, which take minutes in this build.
-TSAN_TESTS = check_batcher check_helper check_learn check_pool check_rtl check_shadow chaos compressed dialects \
-  exhaustion inspection learn lending openapi security startup v2
-tsan: ## the quick tests of what has threads under the thread sanitizer
-	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
-	  $(MAKE) BUILD=$(BUILD)-tsan CFLAGS="-O1 -g -fsanitize=thread" TESTS="$(TSAN_TESTS)" check
+	  tests/run.sh --under asan $(BUILD)-asan $(TESTS)
+tsan: ## likewise under the thread sanitizer
+	$(MAKE) BUILD=$(BUILD)-tsan CFLAGS="-O1 -g -fsanitize=thread" tests
+	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 tests/run.sh --under tsan $(BUILD)-tsan $(TESTS)
 
 fuzz: ## fuzz what reads outside data, SECS (60) seconds a target (needs clang)
 	FUZZ_OUT=$(BUILD)-fuzz tests/fuzz.sh $(or $(SECS),60)
@@ -179,6 +175,6 @@ data: ## fetch CIFAR-10 in the official binary layout and verify it
 	deploy/cifar10.sh cifar-10-batches-bin
 
 clean: ## remove what was built
-	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-ubsan $(BUILD)-tsan
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
 
 -include $(shell find $(addprefix $(BUILD)/,core models server rtl tests) -name '*.d' -type f 2>/dev/null)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test: held to AVX2, a program and a library that it loads later see no more than AVX2, also in a thread, and a handler
 # of their own for the signal still gets its faults
+# sanitizers: none, their library must be loaded before the one that this is about
 set -eu
 held=$HALUT_BUILD/tests/bench/avx2.so
 flags=" $(grep -m 1 '^flags' /proc/cpuinfo || true) "

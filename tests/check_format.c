@@ -1,3 +1,4 @@
+/* sanitizers: asan, it has one thread */
 /* check_format.c: what the reader of model files refuses, and that it never believes a broken file.
  *
  * tests/invalid/RULE/input must give exactly tests/invalid/RULE/error, and models/FORMAT.md must

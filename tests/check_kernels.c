@@ -1,3 +1,4 @@
+/* sanitizers: asan, it has one thread */
 /* Every kernel in kernels.inc that this processor can run against `ref`, byte for byte.
  *
  * usage: check_kernels [--seed N] [--bench]      HALUT_SEED=N does the same as --seed

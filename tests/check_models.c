@@ -1,3 +1,4 @@
+/* sanitizers: asan, it has one thread */
 /* check_models.c: every model of models/golden gives the bytes that reference.py computed, on every
  * backend, instruction set and batch size, fused and node by node. Runs from the top folder. */
 #include <check.h>

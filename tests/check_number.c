@@ -1,3 +1,4 @@
+/* sanitizers: asan, it has one thread */
 /* test: number arrays read and written exactly, refused clearly, and fast */
 #include <check.h>
 #include <jansson.h>

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # test: every command, option and file that a document names is there, and every block of commands is run
+# sanitizers: none, it runs none of our programs
 """Blocks of README.md, TUTORIAL.md and the like are run as they are by scripts that call `guide PAGE`, those of the
 clients by clients_readme.py. What takes hours, root or other machines is only named, inline or in a block; of each such
 command this looks up the target, the program's own list of options, and the file. The changelog tells of what was."""

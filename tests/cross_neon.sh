@@ -2,6 +2,7 @@
 # test: the NEON kernels and the convolution over them give the reference's bytes (cross-built, under qemu)
 # tier: full
 # timeout: 600
+# sanitizers: none, it builds its own for another processor
 #
 # cross_neon.sh: HALUT_SEED=N repeats a run; else the programs choose and print theirs.
 set -u

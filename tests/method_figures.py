@@ -2,6 +2,7 @@
 # test: the figures of models/METHOD.md are those that models/figures.py draws, and its numbers those that it finds
 # timeout: 240
 # tier: full
+# sanitizers: asan, minutes in the other build; inspection drives the same code
 import json
 import os
 import re

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# run.sh [--quick] BUILD [NAME...]: run the tests against the programs in BUILD and count them.
+# run.sh [--quick | --under SANITIZER] BUILD [NAME...]: run the tests against the programs in BUILD and count them.
 #
 # A test is a Check program BUILD/tests/check_*, or a script below tests/ or clients/ (.py .sh .mjs) that has, among
 # its first 15 lines, a comment `test: what it shows`. More such comments it may have:
 #   timeout: N   seconds it may take (default 120; Check programs 300)
 #   tier: full   not part of `make check` (--quick), for what takes long or needs more packages
+#   sanitizers: none, WHY   not run --under one, which is what BUILD was built with: asan or tsan
+#   sanitizers: asan, WHY   only under that
 # NAMEs choose tests by file name without its ending.
 #
 # A script is run from the top folder with HALUT_BUILD (full path of BUILD) and, where the data set is at hand,
@@ -13,13 +15,19 @@
 # Lines that begin with `skip:` say what was skipped and why, one a test, and are shown.
 set -u
 
-quick=0
-if [ "${1:-}" = --quick ]; then
-  quick=1
-  shift
-fi
+quick=0 under=
+case ${1:-} in
+  --quick)
+    quick=1
+    shift
+    ;;
+  --under)
+    under=$2
+    shift 2
+    ;;
+esac
 if [ $# -lt 1 ] || [ ! -d "$1" ]; then
-  echo "usage: tests/run.sh [--quick] BUILD [NAME...], where BUILD is a folder that make filled" >&2
+  echo "usage: tests/run.sh [--quick | --under SANITIZER] BUILD [NAME...], where BUILD is a folder that make filled" >&2
   exit 2
 fi
 cd "$(dirname "$0")/.." || exit 2
@@ -33,7 +41,20 @@ passed=0 failed=0 skipped=0 suites=0
 
 # mark FILE KEY: what a `KEY: ...` comment in the head of FILE says.
 mark() {
-  head -n 15 "$1" | sed -nE "s@^(#|//|/?\*) *$2: *(.*)@\2@p" | head -n 1
+  head -n 15 "$1" | sed -nE "s@ *\*/\$@@; s@^(#|//|/?\*) *$2: *(.*)@\2@p" | head -n 1
+}
+
+# belongs FILE: whether the test in FILE is run in this way; says so if not.
+belongs() {
+  [ "$quick" -eq 1 ] && [ "$(mark "$1" tier)" = full ] && return 1
+  local only
+  only=$(mark "$1" sanitizers)
+  case $under/${only:-$under} in
+    "$under/$under"*) return 0 ;;
+  esac
+  [ -z "$under" ] && return 0
+  echo "not under $under: $1: ${only#*, }"
+  return 1
 }
 
 # count LOG CODE: "passed failed skipped" of one suite, from what it printed and its exit code.
@@ -94,12 +115,13 @@ for program in "$HALUT_BUILD"/tests/check_*; do
   [ -x "$program" ] || continue
   name=${program##*/}
   [ -f "tests/$name.c" ] || continue # left over from a test that is no more
+  belongs "tests/$name.c" || continue
   suite "$name" 300 "$program"
 done
 
 while IFS= read -r script; do
   [ -n "$(mark "$script" test)" ] || continue
-  [ "$quick" -eq 1 ] && [ "$(mark "$script" tier)" = full ] && continue
+  belongs "$script" || continue
   limit=$(mark "$script" timeout)
   limit=${limit%%[!0-9]*}
   name=${script##*/}

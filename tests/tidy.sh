@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # timeout: 300
 # test: the house rules that a tool can check (STYLE.md, ARCHITECTURE.md section 2)
+# sanitizers: none, it runs none of our programs
 #
 # tidy.sh [FOLDER]: print `file:line: what is wrong` for each break of a rule in the tracked files of
 # FOLDER (default: this checkout), then the rules kept, broken and skipped. tidy_itself.sh breaks each

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # timeout: 600
 # test: tidy.sh accepts a tidy tree and names each rule that an untidy one breaks
+# sanitizers: none, it runs none of our programs
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 passed=0 failed=0

@@ -2,6 +2,7 @@
 # test: the container image builds, and the daemon in it works with everything taken away from it
 # tier: full
 # timeout: 1500
+# sanitizers: none, the image builds its own
 #
 # Needs root, podman and runc (`make deps-deploy`). Images are kept in BUILD/container, apart from the
 # machine's own. Where no registry is reached, the base image is made from Debian's packages.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test: the files of deploy/ are accepted by the tools that will read them
 # tier: full
+# sanitizers: none, it runs none of our programs
 #
 # `make deps-deploy` installs the tools; what is missing is skipped, by name.
 set -u

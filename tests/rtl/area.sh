@@ -2,6 +2,7 @@
 # test: the area of the hardware blocks is within 3 percent of what is recorded here
 # tier: full
 # timeout: 900
+# sanitizers: none, hardware, not C; check_rtl, shapes and accelerator run the driver
 #
 # In kGE with Debian's OSU library. A change that is meant: write the new figure here, in its commit.
 set -u

@@ -2,6 +2,7 @@
 # test: netlists of small blocks equal their sources (yosys) and compute right in a second simulator (Icarus)
 # tier: full
 # timeout: 900
+# sanitizers: none, hardware, not C; check_rtl, shapes and accelerator run the driver
 #
 # gates.sh: synthesises the encoder and the flow control to Debian's OSU cells. Encoder: equivalence for all inputs by
 # sat, then random vectors through the gates in Icarus against the walk computed here. Flow: equivalence by

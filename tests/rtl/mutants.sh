@@ -2,6 +2,7 @@
 # test: faults put into the hardware and its driver are caught by named tests of check_rtl
 # tier: full
 # timeout: 1500
+# sanitizers: none, hardware, not C; check_rtl, shapes and accelerator run the driver
 #
 # Works on a copy of the tree and of the build; of the models only `tiled` is built again for a fault. A fault whose
 # sed changes nothing fails as well, so that the list follows the sources.

@@ -2,6 +2,7 @@
 # test: netlists of an encoder and of a whole unit compute the shipped network's first learned layer in Icarus; power
 # tier: full
 # timeout: 900
+# sanitizers: none, hardware, not C; check_rtl, shapes and accelerator run the driver
 #
 # With Debian's OSU cells. A netlist with other cells must be refused, and standing still must cost less.
 set -u

@@ -2,6 +2,7 @@
 # test: the ablation: its initial tables, its gradients, its page, and that a finished part is not done again
 # timeout: 120
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import argparse
 import json
 import os

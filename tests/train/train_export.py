@@ -2,6 +2,7 @@
 # test: exported networks: every map against the float layer, the C program against reference.py bit for bit
 # timeout: 300
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 """The exported file is run by models/reference.py. Each of its maps must be what the float layer gives on the map
 before it, rounded to the grid; so errors do not hide behind each other. The C program must then agree exactly."""
 import json

@@ -2,6 +2,7 @@
 # test: the training loop: a run that was interrupted ends with the weights of one that was not
 # timeout: 200
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 """Small networks on random pictures: what is compared is bit for bit, so what they learn does not matter."""
 import csv
 import functools

@@ -2,6 +2,7 @@
 # test: the shape of a converted ResNet-9 is that of its weights; options that name layers
 # timeout: 100
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import argparse
 import unittest
 

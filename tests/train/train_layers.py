@@ -2,6 +2,7 @@
 # test: training kernels and layers against plain NumPy, gradients against finite differences
 # timeout: 200
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 """The reference here is loops over positions, levels and rows; it shares nothing with what it checks."""
 import unittest
 from unittest import mock

@@ -2,6 +2,7 @@
 # test: the example of other networks goes all the way, from pictures to a file that is measured as it was trained
 # timeout: 240
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import json
 import os
 import subprocess

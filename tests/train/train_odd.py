@@ -2,6 +2,7 @@
 # test: networks nobody here trained, converted, exported, checked and evaluated by the C program
 # timeout: 300
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 """Three habits of building a network, each from random weights: what counts is that the C program gives the bits that
 reference.py gives, and that the integer network stays close to the float one it was made from."""
 import hashlib

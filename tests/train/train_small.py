@@ -2,6 +2,7 @@
 # test: a small training from end to end: dense, converted, fine-tuned, exported, measured by the C program
 # timeout: 240
 # tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 """What each stage must reach on gratings (train_support) is stated below."""
 import json
 import os

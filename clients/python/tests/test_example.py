@@ -2,6 +2,7 @@
 # test: the Python example learns, compares and plots on the real daemon, and does without matplotlib
 # tier: full
 # timeout: 400
+# sanitizers: asan, minutes in the other build; learn and test_client drive the same code
 """Runs examples/error_and_speed.py as a user would, in a folder of its own."""
 
 import importlib.util

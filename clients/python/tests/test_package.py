@@ -2,6 +2,7 @@
 # test: pip installs the Python client with its types, which mypy takes in full strictness
 # tier: full
 # timeout: 600
+# sanitizers: none, it runs none of our programs
 """A fresh virtual environment and the client's folder, as a user has them; then programs outside of the checkout."""
 
 import inspect

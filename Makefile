@@ -77,7 +77,8 @@ $(BUILD)/tests/bench/echo $(BUILD)/tests/bench/load: %: %.o
 # What a test or a benchmark loads into another program.
 $(BUILD)/%.so: %.c
 	@mkdir -p $(@D)
-	$(CC) $(HALUT_CFLAGS) -fPIC -shared -o $@ $<
+	$(CC) $(HALUT_CFLAGS) -fPIC -shared $(SO_FLAGS) -o $@ $<
+$(BUILD)/tests/bench/avx2.so: SO_FLAGS = -Wl,-z,initfirst
 
 tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(TEST_PROGRAMS) $(BUILD)/tests/failmalloc.so \
   $(BUILD)/tests/bench/avx2.so $(BUILD)/tests/bench/load

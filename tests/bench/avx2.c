@@ -4,10 +4,11 @@
  *
  * DESIGN. Linux can make the instruction `cpuid` fault (arch_prctl(2), ARCH_SET_CPUID) for a thread
  * and those that it starts. The fault is answered here by what the processor says, less what came
- * after AVX2. Another handler that the program sets for that signal, as Node does, is kept and gets
- * the other faults. What ran before the first constructor, the C library's own choice of memcpy,
- * has seen the whole processor; GLIBC_TUNABLES holds that. A program that executes an instruction
- * without asking whether it exists is not held. x86-64 only. */
+ * after AVX2. Linked to be initialised first, since libraries ask in their constructors. Another
+ * that the program sets for that signal, as Node does, is kept and gets the other faults. What ran
+ * before, the C library's own choice of memcpy, has seen the whole processor; GLIBC_TUNABLES holds
+ * that. A program that executes an instruction without asking whether it exists is not held. x86-64
+ * only. */
 #include <cpuid.h>
 #include <dlfcn.h>
 #include <signal.h>
@@ -78,7 +79,7 @@ static void on_fault(int number, siginfo_t *info, void *context) {
   }
 }
 
-/* In place of the C library's. */
+/* This and signal() in place of the C library's. */
 int sigaction(int number, const struct sigaction *action, struct sigaction *before) {
   if (number != SIGSEGV)
     return real_sigaction(number, action, before);
@@ -89,7 +90,13 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *befo
   return 0;
 }
 
-__attribute__((constructor(101))) static void hold(void) {
+sighandler_t signal(int number, sighandler_t handler) {
+  const struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+  struct sigaction before;
+  return sigaction(number, &action, &before) == 0 ? before.sa_handler : SIG_ERR;
+}
+
+__attribute__((constructor)) static void hold(void) {
   const struct sigaction mine = {.sa_sigaction = on_fault,
                                  .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
   if (real_sigaction(SIGSEGV, &mine, NULL) == 0 && faulting(true))

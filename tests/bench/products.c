@@ -269,9 +269,26 @@ static void result_print(const struct shape *s, const struct result *result, FIL
   fprintf(json, "}");
 }
 
+/* What oneDNN found here, in the words of its DNNL_MAX_CPU_ISA. */
+static const char *onednn_isa(void) {
+  switch (dnnl_get_effective_cpu_isa()) {
+  case dnnl_cpu_isa_sse41:
+    return "SSE41";
+  case dnnl_cpu_isa_avx:
+    return "AVX";
+  case dnnl_cpu_isa_avx2:
+    return "AVX2";
+  case dnnl_cpu_isa_avx2_vnni:
+    return "AVX2_VNNI";
+  default:
+    return "AVX512 or better";
+  }
+}
+
 static void heading_print(const char *cpu, int rounds) {
-  printf("one thread, halut %s, OpenBLAS %s, %d interleaved rounds: us, ratios (quartiles)\n\n",
-         cpu, openblas_get_corename(), rounds);
+  printf("one thread, halut %s, OpenBLAS %s, oneDNN %s, %d interleaved rounds: us, ratios "
+         "(quartiles)\n\n",
+         cpu, openblas_get_corename(), onednn_isa(), rounds);
   printf("| shape | rows x columns x outputs, codebooks |");
   for (int e = 0; e < ENGINES; e++)
     printf(" %s |", engine_name[e]);

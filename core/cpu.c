@@ -1,6 +1,8 @@
 #include "cpu.h"
 
+#include <sched.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct {
   uint32_t flag;
@@ -11,7 +13,7 @@ static const struct {
 #undef XX
 };
 
-enum { CPU_COUNT = sizeof cpu_list / sizeof cpu_list[0] };
+enum { LIST_COUNT = sizeof cpu_list / sizeof cpu_list[0] };
 
 uint32_t halut_cpu_flags(void) {
   uint32_t flags = 0;
@@ -38,7 +40,7 @@ int halut_cpu_ceiling(const char *name, uint32_t *mask_out, struct halut_diag *d
     *mask_out = mask;
     return HALUT_OK;
   }
-  for (size_t i = 0; i < CPU_COUNT; i++) {
+  for (size_t i = 0; i < LIST_COUNT; i++) {
     mask |= cpu_list[i].flag;
     if (strcmp(name, cpu_list[i].name) == 0) {
       *mask_out = mask;
@@ -50,8 +52,16 @@ int halut_cpu_ceiling(const char *name, uint32_t *mask_out, struct halut_diag *d
 }
 
 const char *halut_cpu_name(uint32_t flags) {
-  for (size_t i = CPU_COUNT; i-- > 0;) {
+  for (size_t i = LIST_COUNT; i-- > 0;) {
     if (flags & cpu_list[i].flag) return cpu_list[i].name;
   }
   return "ref";
+}
+
+uint32_t halut_cpu_count(void) {
+  cpu_set_t set;
+  /* It fails where there are more than the set can name. */
+  const long count =
+      sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  return count > 0 ? (uint32_t)count : 1;
 }

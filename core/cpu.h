@@ -1,4 +1,4 @@
-/* cpu.h: what this processor and its operating system can run.
+/* cpu.h: what this processor and its operating system can run, and how much of it at once.
  *
  * A flag stands for everything that the kernels_<name>.c of its name are compiled with. May be
  * called from any thread; nothing is cached or changed.
@@ -33,5 +33,8 @@ int halut_cpu_ceiling(const char *name, uint32_t *mask_out, struct halut_diag *d
 
 /* Name of the best flag in `flags`, "ref" for none. */
 const char *halut_cpu_name(uint32_t flags);
+
+/* Processors that the calling thread may run on, at least 1: its affinity, not what is there. */
+uint32_t halut_cpu_count(void);
 
 #endif

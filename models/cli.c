@@ -1,7 +1,6 @@
 #include "cli.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -326,12 +325,6 @@ double halut_cli_cpu_seconds(void) {
   struct timespec now;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
-uint32_t halut_cli_processors(void) {
-  cpu_set_t set;
-  int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-  return count > 0 ? (uint32_t)count : 1;
 }
 
 bool halut_cli_colour(FILE *to) {

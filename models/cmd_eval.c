@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../core/cpu.h"
 #include "cifar.h"
 #include "cli.h"
 #include "safetensors.h"
@@ -33,7 +34,7 @@ static const struct halut_option options[] = {
      HALUT_OPTION_TEXT, offsetof(struct eval_args, cpu), 0, 0},
     {"limit", 'n', "N", "stop after N images (default all)", HALUT_OPTION_COUNT,
      offsetof(struct eval_args, limit), 1, LIMIT_MAX},
-    {"threads", 't', "N", "threads (default all processors)", HALUT_OPTION_COUNT,
+    {"threads", 't', "N", "threads (default one for each processor it may use)", HALUT_OPTION_COUNT,
      offsetof(struct eval_args, threads), 1, THREADS_MAX},
     {"batch", 'B', "N", "images given to a session at once (default 64)", HALUT_OPTION_COUNT,
      offsetof(struct eval_args, batch), 1, HALUT_BATCH_MAX},
@@ -292,7 +293,7 @@ static int eval_run(const struct halut_command *command, int argc, char **argv) 
                       .args = {.split = "test",
                                .backend = "cpu",
                                .limit = LIMIT_MAX,
-                               .threads = halut_cli_processors(),
+                               .threads = halut_cpu_count(),
                                .batch = 64},
                       .mutex = PTHREAD_MUTEX_INITIALIZER,
                       .finished = PTHREAD_COND_INITIALIZER};

@@ -124,8 +124,7 @@ static int run_learn(struct learn_run *run) {
                                         .tree_rows = (size_t)args->tree_rows,
                                         .seed = args->seed,
                                         .heldout = args->heldout,
-                                        .threads = args->threads ? (uint32_t)args->threads
-                                                                 : halut_cli_processors(),
+                                        .threads = (uint32_t)args->threads,
                                         .by_output = !args->by_input,
                                         .progress = run_progress,
                                         .self = run};
@@ -262,7 +261,8 @@ static const struct halut_option options[] = {
      AT(tree_rows), 1, 4294967295.0},
     {"seed", 0, "N", "chooses these rows (default 0)", HALUT_OPTION_COUNT, AT(seed), 0,
      9007199254740992.0},
-    {"threads", 't', "N", "threads (default: all processors); the result does not depend on it",
+    {"threads", 't', "N",
+     "threads (default: one for each processor it may use); the result does not depend on it",
      HALUT_OPTION_COUNT, AT(threads), 1, 256},
     {"json", 0, NULL, "print the report as one JSON object", HALUT_OPTION_FLAG, AT(json), 0, 0},
     {0}};

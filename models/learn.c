@@ -10,8 +10,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "../core/cpu.h"
 #include "blas.h"
 #include "learn_parts.h"
 
@@ -430,11 +430,16 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
   return error ? halut_fail(diag, error, 0, "learning was canceled") : HALUT_OK;
 }
 
+static uint32_t learn_threads(const struct halut_learn_options *options) {
+  const uint32_t threads = options->threads ? options->threads : halut_cpu_count();
+  return threads < HALUT_LEARN_THREADS_MAX ? threads : HALUT_LEARN_THREADS_MAX;
+}
+
 /* Follows learn_open, halut_tree_scratch_open and halut_ridge_solve, array by array. */
 size_t halut_learn_bytes(size_t rows, uint32_t columns, uint32_t outputs,
                          const struct halut_learn_options *options) {
   size_t codebooks = options->codebooks, n = codebooks * HALUT_PROTOTYPES;
-  size_t threads = options->threads ? options->threads : HALUT_LEARN_THREADS_MAX;
+  size_t threads = learn_threads(options);
   size_t width = (columns + codebooks - 1) / codebooks, axes = width + 3;
   size_t seen = options->tree_rows && options->tree_rows < rows ? options->tree_rows : rows;
   size_t work = rows * (codebooks + 4 * (size_t)outputs) + learn_blocks(rows) * 64 + seen * 4 +
@@ -461,12 +466,8 @@ int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t c
   if (error)
     return error;
   w.a.learn_rows = rows - (size_t)((double)rows * options->heldout);
-  long processors = sysconf(_SC_NPROCESSORS_ONLN);
-  processors = processors < 1                         ? 1
-               : processors > HALUT_LEARN_THREADS_MAX ? HALUT_LEARN_THREADS_MAX
-                                                      : processors;
-  w.pool = (struct halut_learn_pool){options->threads ? options->threads : (uint32_t)processors,
-                                     options->progress, options->self, NULL};
+  w.pool =
+      (struct halut_learn_pool){learn_threads(options), options->progress, options->self, NULL};
   size_t tree_rows = options->tree_rows && options->tree_rows < w.a.learn_rows ? options->tree_rows
                                                                                : w.a.learn_rows;
   w.trees =

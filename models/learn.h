@@ -30,7 +30,7 @@ struct halut_learn_options {
   size_t tree_rows;    /* rows the trees see, 0 = all; the regression sees all */
   uint64_t seed;       /* which rows, when tree_rows < rows */
   double heldout;      /* share of the rows kept for the report, 0..0.5 */
-  uint32_t threads;    /* 0 = all processors */
+  uint32_t threads;    /* 0: one for each processor it may use */
   int by_output;       /* non-zero: choose splits by the error of the output (B's), not of A */
   /* Optional. Called on the calling thread; a non-zero return cancels (HALUT_ECANCELED). */
   int (*progress)(void *self, const char *phase, size_t done, size_t total);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "../core/cpu.h"
 #include "../core/version.h"
 #include "../models/backends.h"
 #include "app.h"
@@ -159,8 +160,7 @@ static int shadow_open(struct halut_app *app, struct halut_diag *diag) {
 /* Two workers on one processor would only wait for each other. */
 static bool is_lending(const struct halut_app *app) {
   enum { OFF, AUTO, ON };
-  return app->config.lend == ON ||
-         (app->config.lend == AUTO && app->workers <= uv_available_parallelism());
+  return app->config.lend == ON || (app->config.lend == AUTO && app->workers <= halut_cpu_count());
 }
 
 static int server_open(struct halut_app *app, struct halut_diag *diag) {
@@ -335,8 +335,7 @@ int main(int argc, char **argv) {
                                          .rows_max = app.config.rows_max,
                                          .depth_max = (uint32_t)app.config.json_depth_max,
                                          .model_queue_max = (uint32_t)app.config.model_queue_max};
-  app.workers =
-      app.config.workers > 0 ? (uint32_t)app.config.workers : uv_available_parallelism();
+  app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers : halut_cpu_count();
   halut_app_log_open(&app);
   app.access_log = access_open(&app.config, &problems);
   models_open(&app, &problems);

@@ -7,11 +7,13 @@
 #include <inttypes.h>
 #include <malloc.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "../core/cpu.h"
 #include "../models/learn.h"
 #include "../models/learned_file.h"
 #include "../models/npy.h"
@@ -223,6 +225,25 @@ START_TEST(gives_the_same_bytes_for_any_number_of_threads) {
   }
   halut_learned_free(&one);
   data_free(&d);
+}
+END_TEST
+
+START_TEST(takes_as_many_threads_as_processors_it_may_use) {
+  cpu_set_t one, allowed;
+  struct halut_learn_options options = {.codebooks = 4};
+  ck_assert_int_eq(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+  ck_assert_uint_eq(halut_cpu_count(), (uint32_t)CPU_COUNT(&allowed));
+  CPU_ZERO(&one);
+  for (size_t cpu = 0; CPU_COUNT(&one) == 0; cpu++)
+    if (CPU_ISSET(cpu, &allowed))
+      CPU_SET(cpu, &one);
+  ck_assert_int_eq(sched_setaffinity(0, sizeof one, &one), 0);
+  ck_assert_uint_eq(halut_cpu_count(), 1);
+  const size_t bytes = halut_learn_bytes(1000, 64, 8, &options);
+  options.threads = 1;
+  ck_assert_uint_eq(halut_learn_bytes(1000, 64, 8, &options), bytes);
+  options.threads = 2;
+  ck_assert_uint_gt(halut_learn_bytes(1000, 64, 8, &options), bytes);
 }
 END_TEST
 
@@ -469,8 +490,15 @@ START_TEST(can_be_canceled_within_a_long_step) {
   for (size_t i = 0; i < sizeof stops / sizeof *stops; i++) {
     struct early_stop stop = stops[i];
     bool is_tree = stop.phase[0] == 'g';
-    const struct setting s = {NORMAL,       0, 0, is_tree ? 4000 : 400, is_tree ? 40 : 140, 3,
-                              is_tree ? 1 : 140, .ridge = 1, .by_output = 1};
+    const struct setting s = {NORMAL,
+                              0,
+                              0,
+                              is_tree ? 4000 : 400,
+                              is_tree ? 40 : 140,
+                              3,
+                              is_tree ? 1 : 140,
+                              .ridge = 1,
+                              .by_output = 1};
     struct data d = data_make(&s);
     struct halut_learn_options options = {.codebooks = s.codebooks,
                                           .ridge = 1,
@@ -479,8 +507,8 @@ START_TEST(can_be_canceled_within_a_long_step) {
                                           .progress = stop_within,
                                           .self = &stop};
     struct halut_learned learned = {0};
-    int error = halut_learn(d.a, NULL, s.rows, s.columns, d.b, s.outputs, NULL, &options, &learned,
-                            NULL);
+    int error =
+        halut_learn(d.a, NULL, s.rows, s.columns, d.b, s.outputs, NULL, &options, &learned, NULL);
     ck_assert_msg(error == HALUT_ECANCELED, "%s: %d", stop.phase, error);
     ck_assert_int_le(stop.after, 2);
     data_free(&d);
@@ -531,9 +559,9 @@ START_TEST(tells_how_far_it_is_and_how_much_it_takes) {
                                           .progress = watch_there,
                                           .self = &watch};
     struct halut_learned learned;
-    ck_assert_int_eq(halut_learn(d.a, NULL, s.rows, s.columns, d.b, s.outputs, NULL, &options,
-                                 &learned, NULL),
-                     0);
+    ck_assert_int_eq(
+        halut_learn(d.a, NULL, s.rows, s.columns, d.b, s.outputs, NULL, &options, &learned, NULL),
+        0);
     ck_assert(watch.share == 1.0 && watch.calls > 20);
     size_t told = halut_learn_bytes(s.rows, s.columns, s.outputs, &options);
     if (MEMORY_IS_TOLD)
@@ -623,6 +651,7 @@ int main(void) {
   if (reference_runs())
     tcase_add_loop_test(tcase, equals_the_reference, 0, SETTINGS);
   tcase_add_loop_test(tcase, gives_the_same_bytes_for_any_number_of_threads, 0, 2);
+  tcase_add_test(tcase, takes_as_many_threads_as_processors_it_may_use);
   tcase_add_test(tcase, the_seed_chooses_the_rows_of_the_trees);
   tcase_add_test(tcase, reports_the_error_of_what_is_served);
   tcase_add_test(tcase, learns_the_uniform_example);

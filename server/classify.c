@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base64.h"
 #include "../core/clock.h"
+#include "base64.h"
 #include "image.h"
 #include "multipart.h"
 #include "number.h"

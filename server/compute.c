@@ -6,8 +6,8 @@
 
 #include <string.h>
 
-#include "../models/rows.h"
 #include "../core/clock.h"
+#include "../models/rows.h"
 #include "inspect.h"
 
 enum {

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../core/energy.h"
 #include "../core/clock.h"
+#include "../core/energy.h"
 #include "inspect.h"
 
 /* One list: what a client did wrong is 4xx, what it may try again is 503, the rest is ours. */

@@ -19,8 +19,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../models/learned_file.h"
 #include "../core/clock.h"
+#include "../models/learned_file.h"
 
 enum { GATE_OPEN, GATE_CANCELLED, GATE_SAVING };
 enum {

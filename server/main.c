@@ -5,11 +5,11 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "../core/clock.h"
 #include "../core/cpu.h"
 #include "../core/version.h"
 #include "../models/backends.h"
 #include "app.h"
-#include "../core/clock.h"
 #include "dialects.h"
 #include "health.h"
 #include "systemd.h"

@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/clock.h"
 #include "../models/compare.h"
 #include "../models/rows.h"
-#include "../core/clock.h"
 #include "pool.h"
 
 struct halut_shadow {

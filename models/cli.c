@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "../core/cpu.h"
+#include "../core/clock.h"
 #include "backends.h"
 
 enum { WORD_MAX = 48, OPTIONS_MAX = 256, HELP_COLUMN = 26, DRAW_NS = 100000000 };
@@ -315,12 +316,6 @@ bool halut_cli_parse(const struct halut_command *command, int argc, char **argv,
   return true;
 }
 
-uint64_t halut_cli_now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 double halut_cli_cpu_seconds(void) {
   struct timespec now;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
@@ -337,14 +332,14 @@ void halut_progress_begin(struct halut_progress *progress, const char *label, co
   *progress = (struct halut_progress){.label = label,
                                       .unit = unit,
                                       .total = total,
-                                      .began_ns = halut_cli_now_ns(),
+                                      .began_ns = halut_clock_ns(),
                                       .active = isatty(STDERR_FILENO) != 0};
 }
 
 void halut_progress_show(struct halut_progress *progress, uint64_t done) {
   if (!progress->active)
     return;
-  uint64_t now = halut_cli_now_ns();
+  uint64_t now = halut_clock_ns();
   if (now - progress->drawn_ns < DRAW_NS && done != progress->total)
     return;
   progress->drawn_ns = now;

@@ -98,7 +98,6 @@ void halut_progress_begin(struct halut_progress *progress, const char *label, co
 void halut_progress_show(struct halut_progress *progress, uint64_t done);
 void halut_progress_end(struct halut_progress *progress); /* removes the bar */
 
-uint64_t halut_cli_now_ns(void);    /* monotonic */
 bool halut_cli_colour(FILE *to);    /* a terminal, and neither NO_COLOR nor TERM=dumb is set */
 double halut_cli_cpu_seconds(void); /* of this process, all threads */
 

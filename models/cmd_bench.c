@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../core/clock.h"
 #include "../core/kernels.h"
 #include "cli.h"
 #include "graph.h"
@@ -86,7 +87,7 @@ struct totals {
 static double clock_measure(void) {
   double best = 0;
   for (int round = 0; round < CLOCK_ROUNDS; round++) {
-    uint64_t sum = 1, step = (uint64_t)round | 1, began = halut_cli_now_ns();
+    uint64_t sum = 1, step = (uint64_t)round | 1, began = halut_clock_ns();
     for (int i = 0; i < CLOCK_STEPS; i++) {
 #define ADD                                                                                        \
   __asm__ volatile("" : "+r"(sum));                                                                \
@@ -97,7 +98,7 @@ static double clock_measure(void) {
 #undef ADD
     }
     __asm__ volatile("" : "+r"(sum));
-    uint64_t took = halut_cli_now_ns() - began;
+    uint64_t took = halut_clock_ns() - began;
     double ghz = took ? 64.0 * CLOCK_STEPS / (double)took : 0;
     best = ghz > best ? ghz : best;
   }
@@ -135,10 +136,10 @@ static double ceiling_measure(const struct halut_lut *lut, uint32_t cpu_flags) {
   if (kernels.accumulate->arrange)
     kernels.accumulate->arrange(&packed, codes);
   for (int round = 0; round < CEILING_ROUNDS; round++) {
-    uint64_t began = halut_cli_now_ns();
+    uint64_t began = halut_clock_ns();
     for (int call = 0; call < CEILING_CALLS; call++)
       kernels.accumulate->map(&packed, codes, HALUT_CODE_BLOCK, &requant, out, HALUT_CODE_BLOCK);
-    double took = (double)(halut_cli_now_ns() - began);
+    double took = (double)(halut_clock_ns() - began);
     double made = (double)CEILING_CALLS * part.outputs * part.codebooks * HALUT_CODE_BLOCK;
     best = took > 0 && made / took > best ? made / took : best;
   }
@@ -215,9 +216,9 @@ static int workers_open(struct bench *bench, const struct halut_model *model,
 /* Waits until the time is over, showing progress; stops at once when every thread failed. */
 static void time_pass(struct bench *bench) {
   struct halut_progress progress;
-  uint64_t began = halut_cli_now_ns(), wanted = (uint64_t)(bench->args.seconds * 1e9);
+  uint64_t began = halut_clock_ns(), wanted = (uint64_t)(bench->args.seconds * 1e9);
   halut_progress_begin(&progress, "bench", "ms", wanted / 1000000);
-  for (uint64_t passed = 0; passed < wanted; passed = halut_cli_now_ns() - began) {
+  for (uint64_t passed = 0; passed < wanted; passed = halut_clock_ns() - began) {
     uint64_t left = wanted - passed;
     struct timespec wait = {0, (long)(left < 50000000 ? left : 50000000)};
     nanosleep(&wait, NULL);
@@ -230,7 +231,7 @@ static int throughput_measure(struct bench *bench, struct worker *workers, struc
   for (uint32_t i = 0; i < bench->args.threads; i++)
     for (int run = 0; run < WARM_RUNS && !workers[i].failed; run++)
       workers[i].failed = halut_session_run(workers[i].session, &bench->in, &workers[i].out, NULL);
-  uint64_t began = halut_cli_now_ns();
+  uint64_t began = halut_clock_ns();
   double cpu_began = halut_cli_cpu_seconds();
   for (uint32_t i = 0; i < bench->args.threads; i++) {
     workers[i].started = pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]) == 0;
@@ -249,14 +250,14 @@ static int throughput_measure(struct bench *bench, struct worker *workers, struc
     totals->stats.device_cycles += workers[i].stats.device_cycles;
     totals->stats.device_stalls += workers[i].stats.device_stalls;
   }
-  totals->seconds = (double)(halut_cli_now_ns() - began) * 1e-9;
+  totals->seconds = (double)(halut_clock_ns() - began) * 1e-9;
   totals->cpu_seconds = halut_cli_cpu_seconds() - cpu_began;
   return failed ? halut_cli_fail(bench->command, NULL, failed, NULL) : HALUT_EXIT_OK;
 }
 
 static void layer_done(void *self, uint32_t node, const struct halut_tensor *value) {
   struct layers *layers = self;
-  uint64_t now = halut_cli_now_ns();
+  uint64_t now = halut_clock_ns();
   (void)value;
   layers->now_ns[node] += now - layers->mark_ns;
   layers->seen[node] = true;
@@ -265,15 +266,15 @@ static void layer_done(void *self, uint32_t node, const struct halut_tensor *val
 
 static int layers_measure(struct bench *bench, struct worker *worker, struct totals *totals) {
   struct layers *layers = &totals->layers;
-  uint64_t began = halut_cli_now_ns();
+  uint64_t began = halut_clock_ns();
   for (uint32_t n = 0; n < HALUT_NODES_MAX; n++)
     layers->best_ns[n] = UINT64_MAX;
   halut_session_observe(worker->session, layer_done, layers, 0);
   for (int run = 0; run < LAYER_RUNS_MIN ||
-                    (double)(halut_cli_now_ns() - began) * 1e-9 < bench->args.seconds / 3;
+                    (double)(halut_clock_ns() - began) * 1e-9 < bench->args.seconds / 3;
        run++) {
     memset(layers->now_ns, 0, sizeof(layers->now_ns));
-    layers->mark_ns = halut_cli_now_ns();
+    layers->mark_ns = halut_clock_ns();
     int rc = halut_session_run(worker->session, &bench->in, &worker->out, NULL);
     if (rc)
       return halut_cli_fail(bench->command, NULL, rc, NULL);

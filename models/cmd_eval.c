@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "../core/clock.h"
 #include "../core/cpu.h"
 #include "cifar.h"
 #include "cli.h"
@@ -141,7 +142,7 @@ static int workers_open(struct eval *eval, struct worker *workers) {
 }
 
 static int workers_run(struct eval *eval, struct worker *workers, struct result *result) {
-  uint64_t began = halut_cli_now_ns();
+  uint64_t began = halut_clock_ns();
   double cpu_began = halut_cli_cpu_seconds();
   atomic_store(&eval->running, (unsigned)eval->args.threads);
   for (uint32_t i = 0; i < eval->args.threads; i++) {
@@ -161,7 +162,7 @@ static int workers_run(struct eval *eval, struct worker *workers, struct result 
     result->stats.device_table_bytes += workers[i].stats.device_table_bytes;
     result->stats.device_encodes += workers[i].stats.device_encodes;
   }
-  result->seconds = (double)(halut_cli_now_ns() - began) * 1e-9;
+  result->seconds = (double)(halut_clock_ns() - began) * 1e-9;
   result->cpu_seconds = halut_cli_cpu_seconds() - cpu_began;
   int failed = atomic_load(&eval->failed);
   return failed ? halut_cli_fail(eval->command, NULL, failed, NULL) : HALUT_EXIT_OK;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/clock.h"
 #include "cli.h"
 #include "learned_file.h"
 #include "npy.h"
@@ -219,10 +220,10 @@ static int learn_main(const struct halut_command *command, int argc, char **argv
   struct learn_run run = {.command = command, .args = &args};
   char name[64];
   run_name(&args, name);
-  uint64_t began = halut_cli_now_ns();
+  uint64_t began = halut_clock_ns();
   code = run_open(&run);
   code = code ? code : run_learn(&run);
-  double seconds = (double)(halut_cli_now_ns() - began) * 1e-9;
+  double seconds = (double)(halut_clock_ns() - began) * 1e-9;
   code = code ? code : run_write(&run, name);
   if (!code)
     code = args.json ? report_json(&run, name, seconds) : report_text(&run, name, seconds);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../core/clock.h"
 #include "backends.h"
 #include "blas.h"
 #include "cli.h"
@@ -99,7 +100,7 @@ static int run_multiply(struct matmul_run *run) {
   uint32_t columns = run->info->columns, outputs = run->info->outputs;
   struct halut_progress bar;
   halut_progress_begin(&bar, "matmul", "rows", run->rows);
-  uint64_t began = halut_cli_now_ns();
+  uint64_t began = halut_clock_ns();
   int error = HALUT_OK;
   for (size_t row = 0; !error && row < run->rows; row += run->args->batch) {
     size_t left = run->rows - row;
@@ -109,7 +110,7 @@ static int run_multiply(struct matmul_run *run) {
     error = halut_session_run(run->session, &in, &out, &run->stats);
     halut_progress_show(&bar, row + count);
   }
-  run->seconds = (double)(halut_cli_now_ns() - began) * 1e-9;
+  run->seconds = (double)(halut_clock_ns() - began) * 1e-9;
   halut_progress_end(&bar);
   return error ? halut_cli_fail(run->command, run->model_path, error, NULL) : HALUT_EXIT_OK;
 }
@@ -118,11 +119,11 @@ static int run_multiply(struct matmul_run *run) {
 static void run_compare(struct matmul_run *run) {
   size_t columns = run->info->columns, outputs = run->info->outputs;
   halut_blas_threads(1);
-  uint64_t began = halut_cli_now_ns();
+  uint64_t began = halut_clock_ns();
   cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)run->rows, (int)outputs, (int)columns,
               1.0f, run->in, (int)columns, run->b_f32, (int)outputs, 0.0f, run->exact,
               (int)outputs);
-  run->exact_seconds = (double)(halut_cli_now_ns() - began) * 1e-9;
+  run->exact_seconds = (double)(halut_clock_ns() - began) * 1e-9;
   double count = (double)run->rows * (double)outputs;
   for (size_t m = 0; m < outputs; m++) {
     double mean = 0.0;

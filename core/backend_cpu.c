@@ -149,7 +149,7 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
   const struct halut_lut *lut = packed->lut;
   const struct halut_accumulate *accumulate = backend->kernels.accumulate;
   size_t padded = halut_pad_rows(rows);
-  struct halut_stages stages = {0}, none = {0};
+  struct halut_stages *stages = &backend->scratch[0].stages;
   uint64_t since = halut_clock_ns();
   for (size_t row = 0; row < padded; row += HALUT_CODE_BLOCK) {
     size_t wide = padded - row < HALUT_CODE_BLOCK ? padded - row : HALUT_CODE_BLOCK;
@@ -161,12 +161,12 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
       backend->kernels.encode(source, NULL, lut->threshold + (size_t)c * HALUT_PROTOTYPES, wide,
                               backend->codes + (size_t)c * HALUT_CODE_BLOCK, 0);
     }
-    halut_clock_lap(&stages.encode_ns, &since);
+    halut_clock_lap(&stages->encode_ns, &since);
     if (accumulate->arrange) accumulate->arrange(packed, backend->codes);
     accumulate->sum(packed, backend->codes, (uint32_t)wide, acc + row, padded);
-    halut_clock_lap(&stages.accumulate_ns, &since);
+    halut_clock_lap(&stages->accumulate_ns, &since);
   }
-  stages_take(&stages, &none, false, stats);
+  stages_take(stages, &backend->scratch[1].stages, false, stats);
   if (stats) stats->lookups += (uint64_t)rows * lut->codebooks * lut->outputs;
   return HALUT_OK;
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # test: limits of requests, connections and queues: each is reached, named and holds exactly
 # timeout: 200
-# sanitizers: asan, slower than its own deadlines in the other build; security and startup drive the same code
+# sanitizers: asan, it waits for the reference kernels, in the other build longer than its client does
 """Each limit is an option; a request at it passes, one past it gets a JSON answer that names it."""
 import base64
 import gzip

@@ -48,6 +48,7 @@ all: $(BUILD)/halut $(BUILD)/halutd ## build the daemon and the command line (th
 
 # Elsewhere these files are empty; NEON needs no flag on the processor that has it.
 ifneq ($(filter x86_64-%,$(shell $(CC) -dumpmachine)),)
+TESTS_X86 = $(BUILD)/tests/bench/avx2.so
 $(BUILD)/%_ssse3.o: ISA_FLAGS = -mssse3
 $(BUILD)/%_avx2.o: ISA_FLAGS = -mavx2
 $(BUILD)/%_avx512.o: ISA_FLAGS = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni
@@ -81,7 +82,7 @@ $(BUILD)/%.so: %.c
 $(BUILD)/tests/bench/avx2.so: SO_FLAGS = -Wl,-z,initfirst
 
 tests: all $(patsubst %.c,$(BUILD)/%,$(TEST_SRC)) $(TEST_PROGRAMS) $(BUILD)/tests/failmalloc.so \
-  $(BUILD)/tests/bench/avx2.so $(BUILD)/tests/bench/load
+  $(BUILD)/tests/bench/load $(TESTS_X86)
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(filter-out %.d,$(MAKEFILE_LIST)) | expand -t 18

@@ -4,11 +4,11 @@
  *
  * DESIGN. Linux can make the instruction `cpuid` fault (arch_prctl(2), ARCH_SET_CPUID) for a thread
  * and those that it starts. The fault is answered here by what the processor says, less what came
- * after AVX2. Linked to be initialised first, since libraries ask in their constructors. Another
- * that the program sets for that signal, as Node does, is kept and gets the other faults. What ran
- * before, the C library's own choice of memcpy, has seen the whole processor; GLIBC_TUNABLES holds
- * that. A program that executes an instruction without asking whether it exists is not held. x86-64
- * only. */
+ * after AVX2. It is linked to be initialised first, since libraries ask in their constructors.
+ * Another handler that the program sets for that signal, as Node does, is kept and gets the other
+ * faults. What ran before, the C library's own choice of memcpy, has seen the whole processor;
+ * GLIBC_TUNABLES holds that. A program that executes an instruction without asking whether it
+ * exists is not held. x86-64 only. */
 #include <cpuid.h>
 #include <dlfcn.h>
 #include <signal.h>

@@ -2,7 +2,6 @@
 # test: behind deploy/haproxy.cfg no request fails while daemons are killed, drained and added
 # tier: full
 # timeout: 180
-# sanitizers: asan, it is about HAProxy and counts on answers as fast as the daemon's
 set -u
 . tests/deploy/lib.sh
 . tests/deploy/replicas.sh

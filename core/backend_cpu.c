@@ -149,18 +149,17 @@ static int cpu_product(struct halut_backend *backend, uint32_t handle, const uin
   const struct halut_lut *lut = packed->lut;
   const struct halut_accumulate *accumulate = backend->kernels.accumulate;
   size_t padded = halut_pad_rows(rows);
+  const struct halut_read read[HALUT_LEVELS] = {
+      {0, 0}, {(ptrdiff_t)padded, 0}, {2 * (ptrdiff_t)padded, 0}, {3 * (ptrdiff_t)padded, 0}};
   struct halut_stages *stages = &backend->scratch[0].stages;
   uint64_t since = halut_clock_ns();
   for (size_t row = 0; row < padded; row += HALUT_CODE_BLOCK) {
     size_t wide = padded - row < HALUT_CODE_BLOCK ? padded - row : HALUT_CODE_BLOCK;
-    for (uint32_t c = 0; c < lut->codebooks; c++) {
-      const uint8_t *source[HALUT_LEVELS];
-      for (int level = 0; level < HALUT_LEVELS; level++) {
-        source[level] = value + ((size_t)c * HALUT_LEVELS + (size_t)level) * padded + row;
-      }
-      backend->kernels.encode(source, NULL, lut->threshold + (size_t)c * HALUT_PROTOTYPES, wide,
-                              backend->codes + (size_t)c * HALUT_CODE_BLOCK, 0);
-    }
+    const size_t apart = halut_code_stride(accumulate, wide);
+    for (uint32_t c = 0; c < lut->codebooks; c++)
+      backend->kernels.encode(value + (size_t)c * HALUT_LEVELS * padded + row, NULL, read,
+                              lut->threshold + (size_t)c * HALUT_PROTOTYPES, 1, wide,
+                              backend->codes + c * apart, apart);
     halut_clock_lap(&stages->encode_ns, &since);
     if (accumulate->arrange) accumulate->arrange(packed, backend->codes);
     accumulate->sum(packed, backend->codes, (uint32_t)wide, acc + row, padded);

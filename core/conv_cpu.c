@@ -2,27 +2,36 @@
  * position p is at p plus a constant in the channel's plane, so encode reads the map itself: no
  * im2col. Where the tap falls off the map, a mask makes the value 0; what lies there is the
  * neighbouring plane. Only at the two ends of the whole batch is there nothing to read: those few
- * levels are gathered, like all levels of any other geometry.
+ * codebooks read a copy. Maps of any other geometry are gathered, value by value.
  *
- * Codes are made for a block of HALUT_CODE_BLOCK rows and summed at once. A map of fewer positions
- * shares its block with the maps of the next images, so that each table that is fetched serves as
- * many rows as can be; what a level reads of them is first copied side by side, because encoding
- * them one by one would leave most of each vector empty. */
+ * Codes are made for a block of HALUT_CODE_BLOCK rows and summed at once. Small maps share a block
+ * with those of the next images, so that each table that is fetched serves as many rows as can be:
+ * they are copied side by side, channel by channel, and then read like one map. */
 #include "conv_cpu.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-  /* Of a level in scratch->value: images side by side write in vectors of HALUT_SUM_ROWS. */
-  VALUE_ROWS = HALUT_CODE_BLOCK + HALUT_ROW_BLOCK,
-  COPIED_POSITIONS = 64 /* maps of so many fill the widest vector by themselves */
+  VALUE_ROWS = HALUT_CODE_BLOCK + HALUT_ROW_BLOCK /* of a level in scratch->value */
 };
+
+/* Where a codebook whose values were copied reads them. */
+static const struct halut_read value_read[HALUT_LEVELS] = {
+    {0, 0}, {VALUE_ROWS, 0}, {2 * VALUE_ROWS, 0}, {3 * VALUE_ROWS, 0}};
 
 static bool is_same(const struct halut_conv *conv) {
   return conv->stride_h == 1 && conv->stride_w == 1 && conv->out_h == conv->height &&
          conv->out_w == conv->width;
 }
+
+/* How far around small maps side by side the taps of their ends reach. */
+static size_t slack_bytes(const struct halut_conv *conv) {
+  const size_t reach = (size_t)conv->pad_h * conv->width + conv->pad_w;
+  return (reach + HALUT_ALIGN - 1) / HALUT_ALIGN * HALUT_ALIGN;
+}
+
+static bool is_small(size_t positions) { return positions <= HALUT_CODE_BLOCK / 2; }
 
 static void mask_fill(const struct halut_conv *conv, struct halut_conv_cpu *made) {
   for (uint32_t ky = 0; ky < conv->kernel_h; ky++)
@@ -30,13 +39,13 @@ static void mask_fill(const struct halut_conv *conv, struct halut_conv_cpu *made
       const size_t tap = (size_t)ky * conv->kernel_w + kx;
       const ptrdiff_t dy = (ptrdiff_t)ky - (ptrdiff_t)conv->pad_h;
       const ptrdiff_t dx = (ptrdiff_t)kx - (ptrdiff_t)conv->pad_w;
-      uint8_t *mask = made->mask + tap * made->masked;
-      for (ptrdiff_t y = 0; y < (ptrdiff_t)conv->height; y++)
-        for (ptrdiff_t x = 0; x < (ptrdiff_t)conv->width; x++) {
-          bool is_inside = y + dy >= 0 && y + dy < (ptrdiff_t)conv->height && x + dx >= 0 &&
-                           x + dx < (ptrdiff_t)conv->width;
-          *mask++ = is_inside ? UINT8_MAX : 0;
-        }
+      for (size_t i = 0; i < made->together * made->positions; i++) {
+        const ptrdiff_t y = (ptrdiff_t)(i % made->positions / conv->width) + dy;
+        const ptrdiff_t x = (ptrdiff_t)(i % conv->width) + dx;
+        const bool is_inside =
+            y >= 0 && y < (ptrdiff_t)conv->height && x >= 0 && x < (ptrdiff_t)conv->width;
+        made->mask[tap * made->masked + i] = is_inside ? UINT8_MAX : 0;
+      }
     }
 }
 
@@ -44,13 +53,13 @@ static void mask_fill(const struct halut_conv *conv, struct halut_conv_cpu *made
 static void read_fill(const struct halut_conv *conv, uint32_t codebooks,
                       struct halut_conv_cpu *made) {
   const size_t taps = (size_t)conv->kernel_h * conv->kernel_w;
+  const size_t plane = made->together > 1 ? HALUT_CODE_BLOCK : made->positions;
   for (size_t i = 0; i < (size_t)codebooks * HALUT_LEVELS; i++) {
     const size_t channel = conv->split[i] / taps, tap = conv->split[i] % taps;
     const ptrdiff_t dy = (ptrdiff_t)(tap / conv->kernel_w) - (ptrdiff_t)conv->pad_h;
     const ptrdiff_t dx = (ptrdiff_t)(tap % conv->kernel_w) - (ptrdiff_t)conv->pad_w;
-    made->read[i].at =
-        (ptrdiff_t)(channel * made->positions) + dy * (ptrdiff_t)conv->width + dx;
-    made->read[i].mask = made->mask + tap * made->masked;
+    made->read[i].at = (ptrdiff_t)(channel * plane) + dy * (ptrdiff_t)conv->width + dx;
+    made->read[i].mask = tap * made->masked;
   }
 }
 
@@ -59,7 +68,14 @@ int halut_conv_cpu_open(const struct halut_conv *conv, uint32_t codebooks,
   const size_t taps = (size_t)conv->kernel_h * conv->kernel_w;
   struct halut_conv_cpu made = {.conv = conv, .positions = (size_t)conv->out_h * conv->out_w};
   made.masked = halut_pad_rows(made.positions);
+  made.together = 1;
+  if (is_small(made.positions))
+    made.together = (uint32_t)(HALUT_CODE_BLOCK / made.positions);
   if (is_same(conv)) {
+    if (made.together > 1) {
+      made.masked = HALUT_CODE_BLOCK;
+      made.slack = slack_bytes(conv);
+    }
     made.mask = halut_alloc(taps * made.masked);
     made.read = calloc((size_t)codebooks * HALUT_LEVELS, sizeof *made.read);
     if (!made.mask || !made.read) {
@@ -94,18 +110,20 @@ int halut_conv_scratch_fit(struct halut_conv_scratch *scratch, const struct halu
                            const struct halut_conv *conv, struct halut_diag *diag) {
   size_t positions = (size_t)conv->out_h * conv->out_w, value_bytes = 0;
   size_t wide = positions < HALUT_CODE_BLOCK ? HALUT_CODE_BLOCK : halut_pad_rows(positions);
+  const size_t side = (size_t)conv->channels * HALUT_CODE_BLOCK + 2 * slack_bytes(conv);
   int error = grow(&scratch->codes, &scratch->codes_bytes,
                    halut_codes_bytes(lut->codebooks) + HALUT_CODE_BLOCK, diag);
   if (!error) error = grow(&scratch->tile, &scratch->tile_bytes, lut->outputs * wide, diag);
+  if (!error && is_small(positions) && is_same(conv))
+    error = grow(&scratch->side, &scratch->side_bytes, side, diag);
   if (error || scratch->value) return error;
-  error = grow(&scratch->value, &value_bytes, (HALUT_LEVELS + 1) * VALUE_ROWS, diag);
-  if (!error) memset(scratch->value + HALUT_LEVELS * VALUE_ROWS, UINT8_MAX, VALUE_ROWS);
-  return error;
+  return grow(&scratch->value, &value_bytes, HALUT_LEVELS * VALUE_ROWS, diag);
 }
 
 void halut_conv_scratch_close(struct halut_conv_scratch *scratch) {
   free(scratch->codes);
   free(scratch->tile);
+  free(scratch->side);
   free(scratch->value);
   *scratch = (struct halut_conv_scratch){0};
 }
@@ -134,80 +152,87 @@ struct batch {
   const uint8_t *begin, *end;
 };
 
-/* Codes of codebook c for `wide` positions of one image from `first` on. */
-static void encode_part(const struct halut_conv_cpu *cpu, const struct halut_lut *lut,
-                        const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
-                        const struct batch *batch, const uint8_t *image, uint32_t c, size_t first,
-                        size_t wide, uint8_t *codes) {
-  const uint8_t *source[HALUT_LEVELS], *mask[HALUT_LEVELS];
-  for (size_t level = 0; level < HALUT_LEVELS; level++) {
-    uint8_t *value = scratch->value + level * VALUE_ROWS;
-    if (cpu->read) {
-      const struct halut_conv_read *read = &cpu->read[(size_t)c * HALUT_LEVELS + level];
-      const ptrdiff_t at = (ptrdiff_t)first + read->at;
-      if (at >= batch->begin - image && at + (ptrdiff_t)wide <= batch->end - image) {
-        source[level] = image + at;
-        mask[level] = read->mask + first;
-        continue;
-      }
+/* What a level reads, without what is not there: that is masked. */
+static void copy_inside(const struct batch *batch, const uint8_t *image, ptrdiff_t at, size_t wide,
+                        uint8_t *value) {
+  const ptrdiff_t begin = batch->begin - image, end = batch->end - image;
+  const ptrdiff_t first = at < begin ? begin : at;
+  const ptrdiff_t last = at + (ptrdiff_t)wide > end ? end : at + (ptrdiff_t)wide;
+  if (first < last) memcpy(value + (first - at), image + first, (size_t)(last - first));
+}
+
+/* How many codebooks from the first on read only what is there. */
+static uint32_t inside_count(const struct batch *batch, const uint8_t *image, size_t first,
+                             size_t wide, const struct halut_read *read, uint32_t codebooks) {
+  const ptrdiff_t least = batch->begin - image - (ptrdiff_t)first;
+  const ptrdiff_t most = batch->end - image - (ptrdiff_t)(first + wide);
+  for (uint32_t i = 0; i < codebooks * HALUT_LEVELS; i++)
+    if (read[i].at < least || read[i].at > most) return i / HALUT_LEVELS;
+  return codebooks;
+}
+
+/* Codes of one codebook whose values are gathered, at `wide` positions of one image. */
+static void encode_gathered(const struct halut_conv_cpu *cpu, const struct halut_lut *lut,
+                            const struct halut_kernels *kernels,
+                            struct halut_conv_scratch *scratch, const uint8_t *image, uint32_t c,
+                            size_t first, size_t wide, uint8_t *codes) {
+  for (size_t level = 0; level < HALUT_LEVELS; level++)
+    gather(cpu, image, cpu->conv->split[(size_t)c * HALUT_LEVELS + level], first, wide,
+           scratch->value + level * VALUE_ROWS);
+  kernels->encode(scratch->value, NULL, value_read, lut->threshold + (size_t)c * HALUT_PROTOTYPES,
+                  1, wide, codes, 0);
+}
+
+/* Codes of all codebooks at `wide` positions of one image from `first` on. */
+static void encode_block(const struct halut_conv_cpu *cpu, const struct halut_lut *lut,
+                         const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
+                         const struct batch *batch, const uint8_t *image, size_t first, size_t wide,
+                         size_t apart) {
+  for (uint32_t c = 0, count; c < lut->codebooks; c += count) {
+    const struct halut_read *read = cpu->read + (size_t)c * HALUT_LEVELS;
+    const uint8_t *threshold = lut->threshold + (size_t)c * HALUT_PROTOTYPES;
+    uint8_t *codes = scratch->codes + c * apart;
+    count = 1;
+    if (!cpu->read) {
+      encode_gathered(cpu, lut, kernels, scratch, image, c, first, wide, codes);
+      continue;
     }
-    gather(cpu, image, cpu->conv->split[(size_t)c * HALUT_LEVELS + level], first, wide, value);
-    source[level] = value;
-    mask[level] = scratch->value + HALUT_LEVELS * VALUE_ROWS;
-  }
-  kernels->encode(source, mask, lut->threshold + (size_t)c * HALUT_PROTOTYPES, wide, codes, 0);
-}
-
-static void copy_masked(uint8_t *to, const uint8_t *from, const uint8_t *mask, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += HALUT_SUM_ROWS) {
-    uint64_t value[2], keep[2];
-    static_assert(sizeof value == HALUT_SUM_ROWS, "a vector of rows in two words");
-    memcpy(value, from + i, sizeof value);
-    memcpy(keep, mask + i, sizeof keep);
-    value[0] &= keep[0];
-    value[1] &= keep[1];
-    memcpy(to + i, value, sizeof value);
+    const uint32_t inside = inside_count(batch, image, first, wide, read, lut->codebooks - c);
+    if (inside > 0) {
+      count = inside;
+      kernels->encode(image + first, cpu->mask + first, read, threshold, count, wide, codes, apart);
+      continue;
+    }
+    struct halut_read copied[HALUT_LEVELS];
+    for (size_t level = 0; level < HALUT_LEVELS; level++) {
+      copied[level] = (struct halut_read){value_read[level].at, read[level].mask};
+      copy_inside(batch, image, (ptrdiff_t)first + read[level].at, wide,
+                  scratch->value + level * VALUE_ROWS);
+    }
+    kernels->encode(scratch->value, cpu->mask + first, copied, threshold, 1, wide, codes, apart);
   }
 }
 
-/* What one level reads of `count` images, side by side. */
-static void level_copy(const struct halut_conv_cpu *cpu, const struct batch *batch,
-                       const uint8_t *images, uint32_t count, size_t level, uint8_t *value) {
-  const struct halut_conv *conv = cpu->conv;
-  const size_t image_bytes = (size_t)conv->channels * conv->height * conv->width;
-  const size_t wide = (cpu->positions + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
-  const struct halut_conv_read *read = cpu->read ? &cpu->read[level] : NULL;
-  for (uint32_t i = 0; i < count; i++, images += image_bytes, value += cpu->positions) {
-    if (read && read->at >= batch->begin - images &&
-        read->at + (ptrdiff_t)wide <= batch->end - images)
-      copy_masked(value, images + read->at, read->mask, wide);
-    else
-      gather(cpu, images, conv->split[level], 0, wide, value);
-  }
-}
-
-/* Codes of all codebooks at all positions of `count` images, which fit a block. */
+/* Codes of all codebooks at all positions of `count` small images, which fit a block. */
 static void encode_images(const struct halut_conv_cpu *cpu, const struct halut_lut *lut,
                           const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
-                          const struct batch *batch, const uint8_t *images, uint32_t count) {
+                          const uint8_t *images, uint32_t count) {
   const struct halut_conv *conv = cpu->conv;
-  const size_t image_bytes = (size_t)conv->channels * conv->height * conv->width;
-  const bool is_copied = count > 1 && cpu->positions < COPIED_POSITIONS;
-  const uint8_t *source[HALUT_LEVELS];
-  for (size_t level = 0; level < HALUT_LEVELS; level++)
-    source[level] = scratch->value + level * VALUE_ROWS;
-  for (uint32_t c = 0; c < lut->codebooks; c++) {
-    uint8_t *codes = scratch->codes + (size_t)c * HALUT_CODE_BLOCK;
-    for (size_t level = 0; level < HALUT_LEVELS && is_copied; level++)
-      level_copy(cpu, batch, images, count, (size_t)c * HALUT_LEVELS + level,
-                 scratch->value + level * VALUE_ROWS);
-    if (is_copied)
-      kernels->encode(source, NULL, lut->threshold + (size_t)c * HALUT_PROTOTYPES,
-                      halut_pad_rows(count * cpu->positions), codes, 0);
-    for (uint32_t i = 0; i < count && !is_copied; i++)
-      encode_part(cpu, lut, kernels, scratch, batch, images + i * image_bytes, c, 0, cpu->masked,
-                  codes + i * cpu->positions);
+  const size_t plane = (size_t)conv->height * conv->width, rows = count * cpu->positions;
+  const size_t apart = halut_code_stride(kernels->accumulate, halut_sum_rows(rows));
+  if (!cpu->read) {
+    for (uint32_t c = 0; c < lut->codebooks; c++)
+      for (uint32_t i = 0; i < count; i++)
+        encode_gathered(cpu, lut, kernels, scratch, images + i * conv->channels * plane, c, 0,
+                        cpu->masked, scratch->codes + c * apart + i * cpu->positions);
+    return;
   }
+  uint8_t *side = scratch->side + cpu->slack;
+  for (uint32_t i = 0; i < count; i++)
+    for (uint32_t channel = 0; channel < conv->channels; channel++, images += plane)
+      memcpy(side + (size_t)channel * HALUT_CODE_BLOCK + i * plane, images, plane);
+  kernels->encode(side, cpu->mask, cpu->read, lut->threshold, lut->codebooks, halut_pad_rows(rows),
+                  scratch->codes, apart);
 }
 
 static void pool_plain(const uint8_t *in, uint32_t height, uint32_t width, uint32_t window,
@@ -256,9 +281,8 @@ static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packe
   for (size_t first = (size_t)part->first * width; first < end; first += HALUT_CODE_BLOCK) {
     size_t left = end - first;
     size_t wide = left < HALUT_CODE_BLOCK ? left : HALUT_CODE_BLOCK;
-    for (uint32_t c = 0; c < lut->codebooks; c++)
-      encode_part(cpu, lut, kernels, scratch, batch, image, c, first, wide,
-                  scratch->codes + (size_t)c * HALUT_CODE_BLOCK);
+    const size_t apart = halut_code_stride(kernels->accumulate, wide);
+    encode_block(cpu, lut, kernels, scratch, batch, image, first, wide, apart);
     halut_clock_lap(&scratch->stages.encode_ns, &since);
     if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
     kernels->accumulate->map(packed, scratch->codes, (uint32_t)wide, &epilogue->requant, to + first,
@@ -274,16 +298,15 @@ static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packe
  * the next overwrites what was too much. */
 static void run_images(const struct halut_conv_cpu *cpu, const struct halut_packed *packed,
                        const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
-                       const struct batch *batch, const uint8_t *images, uint32_t count,
+                       const uint8_t *images, uint32_t count,
                        const struct halut_epilogue *epilogue, uint8_t *out) {
   const struct halut_lut *lut = packed->lut;
   const struct halut_conv *conv = cpu->conv;
   const size_t pooled =
       (size_t)(conv->out_h / epilogue->pool) * (conv->out_w / epilogue->pool) * lut->outputs;
-  const size_t rows =
-      (count * cpu->positions + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
+  const size_t rows = halut_sum_rows(count * cpu->positions);
   uint64_t since = halut_clock_ns();
-  encode_images(cpu, lut, kernels, scratch, batch, images, count);
+  encode_images(cpu, lut, kernels, scratch, images, count);
   halut_clock_lap(&scratch->stages.encode_ns, &since);
   if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
   kernels->accumulate->map(packed, scratch->codes, (uint32_t)rows, &epilogue->requant,
@@ -328,17 +351,14 @@ void halut_conv_cpu_run(const struct halut_conv_cpu *cpu, const struct halut_pac
   const size_t out_bytes =
       (size_t)(conv->out_h / epilogue->pool) * (conv->out_w / epilogue->pool) * outputs;
   const struct batch batch = {part->in, part->in + image_bytes * count};
-  /* A block must hold what the last image of it writes: its positions, padded. */
-  uint32_t together = 1;
-  if (cpu->positions <= HALUT_CODE_BLOCK / 2)
-    together = (uint32_t)(HALUT_CODE_BLOCK / cpu->positions);
+  const uint32_t together = cpu->together;
   for (uint32_t i = 0; i < count; i += together) {
     uint32_t here = count - i < together ? count - i : together;
     const uint8_t *image = part->in + i * image_bytes;
     if (together == 1)
       run_image(cpu, packed, kernels, scratch, &batch, part, image, part->out + i * out_bytes);
     else
-      run_images(cpu, packed, kernels, scratch, &batch, image, here, epilogue,
+      run_images(cpu, packed, kernels, scratch, image, here, epilogue,
                  part->out + i * out_bytes);
   }
   if (epilogue->other) add_rows(cpu, kernels, outputs, part);

@@ -14,23 +14,21 @@
 struct halut_conv_cpu {
   const struct halut_conv *conv; /* borrowed */
   size_t positions;              /* out_h * out_w */
-  size_t masked;                 /* positions padded to HALUT_ROW_BLOCK */
+  size_t masked;                 /* positions padded to HALUT_ROW_BLOCK; small maps: a block */
+  uint32_t together;             /* so many small maps share a block of codes, else 1 */
+  size_t slack;                  /* small maps: bytes that may be read before the first */
   uint8_t *mask; /* [kernel_h * kernel_w][masked], NULL if values must be gathered */
-  struct halut_conv_read *read; /* [codebooks][HALUT_LEVELS], NULL likewise */
-};
-
-/* Where a tree level finds its value at position 0, and the mask of its tap. */
-struct halut_conv_read {
-  ptrdiff_t at; /* from the first byte of an image */
-  const uint8_t *mask;
+  struct halut_read *read; /* [codebooks][HALUT_LEVELS], NULL likewise: from the first byte of an
+                              image, or of small maps side by side */
 };
 
 /* Memory that one thread needs for any of its convolutions: zero it, grow it at load. */
 struct halut_conv_scratch {
   uint8_t *codes; /* one block of every codebook, and room to write past it */
   uint8_t *tile;  /* [outputs][positions padded], before pooling */
-  uint8_t *value; /* gathered rows of each level, then the mask that takes all */
-  size_t codes_bytes, tile_bytes;
+  uint8_t *side;  /* small maps side by side: [channels][HALUT_CODE_BLOCK], and room around it */
+  uint8_t *value; /* gathered rows of each level of a codebook */
+  size_t codes_bytes, tile_bytes, side_bytes;
   struct halut_stages stages; /* of all runs with it; the caller may clear them */
 };
 

@@ -16,20 +16,25 @@
 #include "halut.h"
 #include "pack.h"
 
-enum {
-  HALUT_DENSE_BLOCK = 32, /* positions that a dense kernel computes at once */
-  HALUT_SUM_ROWS = 16     /* accumulate takes a multiple of this many rows: one 4x4 map is enough */
+enum { HALUT_DENSE_BLOCK = 32 }; /* positions that a dense kernel computes at once */
+
+/* Where a tree level finds its value, and the mask of it, at the first row of a block. */
+struct halut_read {
+  ptrdiff_t at; /* from the block's `value` */
+  size_t mask;  /* from its `masks` */
 };
 
-/* encode: the codes of one codebook at `rows` positions (a multiple of HALUT_ROW_BLOCK).
- * Level l of the tree reads source[l][row] & mask[l][row]; a NULL `mask` is all ones. Codes are
- * 0..15; row r's goes to codes[r / HALUT_CODE_BLOCK * stride + r % HALUT_CODE_BLOCK]. */
-typedef void halut_encode_fn(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                          const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
-                          size_t stride);
+/* encode: the codes of some codebooks at the `rows` of a block, a multiple of HALUT_ROW_BLOCK and
+ * at most HALUT_CODE_BLOCK. `read` is [codebooks][HALUT_LEVELS], `threshold` as in a halut_lut. A
+ * level reads value[read.at + row] & masks[read.mask + row]; NULL `masks` are all ones. Codes are
+ * 0..15; row r's goes to codes[c * stride + r], one codebook after another, so that of a `stride`
+ * below `rows` what is too much is written over by the next. */
+typedef void halut_encode_fn(const uint8_t *value, const uint8_t *masks,
+                             const struct halut_read *read, const uint8_t *threshold,
+                             uint32_t codebooks, size_t rows, uint8_t *codes, size_t stride);
 
-/* accumulate: sums of table entries over one block of codes, [codebooks][HALUT_CODE_BLOCK], of
- * which the first `rows` (a multiple of HALUT_SUM_ROWS, at most HALUT_CODE_BLOCK) are wanted.
+/* accumulate: sums of table entries over one block of codes, [codebooks][halut_code_stride(rows)],
+ * of which the first `rows` (a multiple of HALUT_SUM_ROWS, at most HALUT_CODE_BLOCK) are wanted.
  * `arrange` (optional, NULL) reorders a block in place, once, before `sum` and `map` read it; the
  * block then has room for halut_codes_bytes(codebooks), and what pads it may be anything.
  * `sum`: acc[m * stride + row], exact.
@@ -42,6 +47,14 @@ struct halut_accumulate {
   void (*map)(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
               const struct halut_requant *requant, uint8_t *out, size_t stride);
 };
+
+/* Codes of few rows lie closer, so that all of them stay in the first-level cache; those that are
+ * rearranged do not. */
+static inline size_t halut_code_stride(const struct halut_accumulate *accumulate, size_t rows) {
+  size_t stride = accumulate->arrange ? HALUT_CODE_BLOCK : HALUT_SUM_ROWS;
+  while (stride < rows) stride *= 2;
+  return stride;
+}
 
 /* Bytes of a block of codes, its codebooks padded to a multiple of four. */
 static inline size_t halut_codes_bytes(uint32_t codebooks) {

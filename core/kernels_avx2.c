@@ -7,9 +7,11 @@
  * four shuffles whose indices, the codes, come from memory. To widen 32 u8 exactly, add them as 16
  * words (mod 2^16: even + 256 * odd) and, apart, their odd bytes; in the end even = words - 256 *
  * odd. Picking the odd bytes by vpmaddubsw with (0, 1) keeps the shuffle ports free. Live
- * registers: 8 sums, up to 4 tables, 1 constant, 2 temporaries. Bound by vector operations: 16 for
- * 128 lookups when nothing can be added as u8, 28 for 256 in pairs, 52 for 512 in fours. The last
- * 16 rows of a block are read two tables at a time, one in each half of a register. */
+ * registers: 8 sums, up to 3 tables, 1 constant, 2 temporaries. Bound by vector operations: 16 for
+ * 128 lookups that are not added as u8, 24 for 256 in groups of two, 32 for 384 in groups of three.
+ * Of 16 rows twins of groups are read at once, one in each half of a register.
+ *
+ * Outputs that have more runs than one leave their sums in memory until the next. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -19,9 +21,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { AHEAD_BYTES = 1024 }; /* how far ahead tables are fetched where few rows share one */
+enum { AHEAD_BYTES = 4096 }; /* how far ahead tables are fetched, into the second-level cache */
 
 INLINE __m256i avx2_load(const void *from) { return _mm256_loadu_si256(from); }
+
+INLINE __m256i avx2_table(const uint8_t *table) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+}
 
 INLINE __m256i avx2_level(__m256i node, __m256i value, __m256i threshold) {
   const __m256i one = _mm256_set1_epi8(1);
@@ -30,58 +36,68 @@ INLINE __m256i avx2_level(__m256i node, __m256i value, __m256i threshold) {
   return _mm256_add_epi8(_mm256_add_epi8(node, node), right);
 }
 
-INLINE void avx2_encode(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                        const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
+INLINE void avx2_encode(const uint8_t *value, const uint8_t *masks, const struct halut_read *read,
+                        const uint8_t *threshold, uint32_t codebooks, size_t rows, uint8_t *codes,
                         size_t stride) {
   const __m256i one = _mm256_set1_epi8(1), two = _mm256_set1_epi8(2), low = _mm256_set1_epi8(15);
-  const __m256i tree = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)threshold));
-  const __m256i root = _mm256_set1_epi8((char)threshold[1]);
-  const uint8_t *s0 = source[0], *s1 = source[1], *s2 = source[2], *s3 = source[3];
-  const uint8_t *m0 = NULL, *m1 = NULL, *m2 = NULL, *m3 = NULL;
-  if (mask) {
-    m0 = mask[0];
-    m1 = mask[1];
-    m2 = mask[2];
-    m3 = mask[3];
-  }
-  for (size_t start = 0; start < rows; start += HALUT_CODE_BLOCK, codes += stride) {
-    size_t wide = rows - start < HALUT_CODE_BLOCK ? rows - start : HALUT_CODE_BLOCK;
-    for (size_t i = 0; i < wide; i += 32) {
-      size_t row = start + i;
+  for (; codebooks; codebooks--, codes += stride) {
+    const __m256i tree = avx2_table(threshold);
+    const __m256i root = _mm256_set1_epi8((char)threshold[1]);
+    const uint8_t *s0 = value + read[0].at, *s1 = value + read[1].at;
+    const uint8_t *s2 = value + read[2].at, *s3 = value + read[3].at;
+    for (size_t row = 0; row < rows; row += 32) {
       __m256i v0 = avx2_load(s0 + row), v1 = avx2_load(s1 + row);
       __m256i v2 = avx2_load(s2 + row), v3 = avx2_load(s3 + row);
-      if (mask) {
-        v0 = _mm256_and_si256(v0, avx2_load(m0 + row));
-        v1 = _mm256_and_si256(v1, avx2_load(m1 + row));
-        v2 = _mm256_and_si256(v2, avx2_load(m2 + row));
-        v3 = _mm256_and_si256(v3, avx2_load(m3 + row));
+      if (masks) {
+        v0 = _mm256_and_si256(v0, avx2_load(masks + read[0].mask + row));
+        v1 = _mm256_and_si256(v1, avx2_load(masks + read[1].mask + row));
+        v2 = _mm256_and_si256(v2, avx2_load(masks + read[2].mask + row));
+        v3 = _mm256_and_si256(v3, avx2_load(masks + read[3].mask + row));
       }
       __m256i node = _mm256_add_epi8(_mm256_min_epu8(_mm256_subs_epu8(v0, root), one), two);
       node = avx2_level(node, v1, tree);
       node = avx2_level(node, v2, tree);
       node = avx2_level(node, v3, tree);
-      _mm256_storeu_si256((__m256i *)(codes + i), _mm256_and_si256(node, low));
+      _mm256_storeu_si256((__m256i *)(codes + row), _mm256_and_si256(node, low));
     }
+    read += HALUT_LEVELS;
+    threshold += HALUT_PROTOTYPES;
   }
 }
 
-void halut_encode_avx2(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                       const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
-                       size_t stride) {
-  if (mask) {
-    avx2_encode(source, mask, threshold, rows, codes, stride);
-  } else {
-    avx2_encode(source, NULL, threshold, rows, codes, stride);
-  }
+void halut_encode_avx2(const uint8_t *value, const uint8_t *masks,
+                       const struct halut_read *read, const uint8_t *threshold,
+                       uint32_t codebooks, size_t rows, uint8_t *codes, size_t stride) {
+  if (masks)
+    avx2_encode(value, masks, read, threshold, codebooks, rows, codes, stride);
+  else
+    avx2_encode(value, NULL, read, threshold, codebooks, rows, codes, stride);
 }
 
-/* Sums of `vectors` times 32 rows: even and odd rows apart, u16. */
+/* Sums of 128 rows or, then only the first, fewer: words are even + 256 * odd rows, mod 2^16. */
 struct avx2_sums {
-  __m256i even[4], odd[4];
+  __m256i words[4], odd[4];
 };
 
-INLINE __m256i avx2_table(const uint8_t *table) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+/* Those that are used of `from`, or zeros; the others stay undefined and cost nothing. */
+INLINE void avx2_sums_set(struct avx2_sums *to, const struct avx2_sums *from, const int vectors) {
+  const int used = vectors ? vectors : 1;
+#pragma GCC unroll 4
+  for (int v = 0; v < used; v++) {
+    to->words[v] = from ? from->words[v] : _mm256_setzero_si256();
+    to->odd[v] = from ? from->odd[v] : _mm256_setzero_si256();
+  }
+}
+
+/* Codes of a block, `scale` times HALUT_SUM_ROWS apart, of which a kernel reads some rows. */
+struct avx2_codes {
+  const uint8_t *first;
+  size_t scale;
+};
+
+INLINE void avx2_ahead(const uint8_t *table, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += HALUT_ALIGN)
+    __builtin_prefetch(table + AHEAD_BYTES + i, 0, 2);
 }
 
 /* The constant by which vpmaddubsw picks odd bytes, in a register: gcc 12 otherwise loads it at
@@ -92,23 +108,27 @@ INLINE __m256i avx2_pick_odd(void) {
   return pick;
 }
 
-/* `words` holds even + 256 * odd until the end. */
-INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct halut_run *run,
-                                 const uint8_t *codes, const int vectors) {
+/* Adds a run to the sums of `vectors` times 32 rows. */
+INLINE void avx2_run(const struct halut_packed *packed, const struct halut_run *run,
+                     struct avx2_codes codes, const int vectors, struct avx2_sums *sums) {
   const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
-  const uint32_t *at = packed->at + run->entry;
-  const __m256i none = _mm256_setzero_si256(), pick = avx2_pick_odd();
-  __m256i w0 = none, w1 = none, w2 = none, w3 = none, h0 = none, h1 = none, h2 = none, h3 = none;
+  const uint16_t *at = packed->at + run->entry;
+  const __m256i pick = avx2_pick_odd();
+  const __m256i none = _mm256_setzero_si256();
+#define START(v, of) ((v) < vectors ? sums->of[v] : none)
+  __m256i w0 = START(0, words), w1 = START(1, words), w2 = START(2, words), w3 = START(3, words);
+  __m256i h0 = START(0, odd), h1 = START(1, odd), h2 = START(2, odd), h3 = START(3, odd);
+#undef START
 /* Tells the compiler that both sums are in registers here. gcc 12 otherwise copies or spills some
  * of them at each step, at 128 rows 8 to 18 % slower (core/PERFORMANCE.md). */
 #define KEEP(w, h) __asm__("" : "+x"(w), "+x"(h))
-#define ODD(bytes) _mm256_maddubs_epi16(bytes, pick)
+#define CODES(i) (codes.first + at[i] * codes.scale)
 #define LOOKUP(t, c, v) _mm256_shuffle_epi8(t, avx2_load((c) + 32 * (v)))
 #define WIDEN(v, bytes)                                                                            \
   if ((v) < vectors) {                                                                             \
-    __m256i sum = bytes;                                                                           \
+    const __m256i sum = bytes;                                                                     \
     w##v = _mm256_add_epi16(w##v, sum);                                                            \
-    h##v = _mm256_add_epi16(h##v, ODD(sum));                                                       \
+    h##v = _mm256_add_epi16(h##v, _mm256_maddubs_epi16(sum, pick));                                \
     KEEP(w##v, h##v);                                                                              \
   }
 #define EACH(BYTES)                                                                                \
@@ -116,56 +136,98 @@ INLINE struct avx2_sums avx2_run(const struct halut_packed *packed, const struct
   WIDEN(1, BYTES(1))                                                                               \
   WIDEN(2, BYTES(2))                                                                               \
   WIDEN(3, BYTES(3))
-  for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1], *c2 = codes + at[2],
-                  *c3 = codes + at[3];
-    __m256i t0 = avx2_table(table), t1 = avx2_table(table + 16);
-    __m256i t2 = avx2_table(table + 32), t3 = avx2_table(table + 48);
-#define BYTES4(v)                                                                                  \
-  _mm256_add_epi8(_mm256_add_epi8(LOOKUP(t0, c0, v), LOOKUP(t1, c1, v)),                           \
-                  _mm256_add_epi8(LOOKUP(t2, c2, v), LOOKUP(t3, c3, v)))
-    EACH(BYTES4)
-  }
-  for (uint32_t i = run->pairs; i; i--, table += 32, at += 2) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
-    __m256i t0 = avx2_table(table), t1 = avx2_table(table + 16);
-#define BYTES2(v) _mm256_add_epi8(LOOKUP(t0, c0, v), LOOKUP(t1, c1, v))
-    EACH(BYTES2)
-  }
-  /* Fewer sums make a step too short for its own overhead: then two tables a step. */
-  for (uint32_t i = vectors < 4 ? run->singles / 2 : 0; i; i--, table += 32, at += 2) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
-    __m256i t0 = avx2_table(table), t1 = avx2_table(table + 16);
-#define WIDEN_TWO(v)                                                                               \
-  if ((v) < vectors) {                                                                             \
-    __m256i one = LOOKUP(t0, c0, v), two = LOOKUP(t1, c1, v);                                      \
-    w##v = _mm256_add_epi16(_mm256_add_epi16(w##v, one), two);                                     \
-    h##v = _mm256_add_epi16(_mm256_add_epi16(h##v, ODD(one)), ODD(two));                           \
-    KEEP(w##v, h##v);                                                                              \
-  }
-    WIDEN_TWO(0) WIDEN_TWO(1) WIDEN_TWO(2)
-  }
-  for (uint32_t i = vectors < 4 ? run->singles % 2 : run->singles; i; i--, table += 16, at++) {
-    const uint8_t *c0 = codes + at[0];
-    __m256i t0 = avx2_table(table);
 #define BYTES1(v) LOOKUP(t0, c0, v)
-    EACH(BYTES1)
+#define BYTES2(v) _mm256_add_epi8(BYTES1(v), LOOKUP(t1, c1, v))
+#define BYTES3(v) _mm256_add_epi8(BYTES2(v), LOOKUP(t2, c2, v))
+  for (uint32_t i = run->threes; i; i--, table += 96, at += 6) {
+    avx2_ahead(table, 96);
+#pragma GCC unroll 2
+    for (int twin = 0; twin < 2; twin++) {
+      const uint8_t *c0 = CODES(twin), *c1 = CODES(2 + twin), *c2 = CODES(4 + twin);
+      const __m256i t0 = avx2_table(table + 16 * twin), t1 = avx2_table(table + 32 + 16 * twin);
+      const __m256i t2 = avx2_table(table + 64 + 16 * twin);
+      EACH(BYTES3)
+    }
   }
-#undef BYTES4
+  for (uint32_t i = run->twos; i; i--, table += 64, at += 4) {
+    avx2_ahead(table, 64);
+#pragma GCC unroll 2
+    for (int twin = 0; twin < 2; twin++) {
+      const uint8_t *c0 = CODES(twin), *c1 = CODES(2 + twin);
+      const __m256i t0 = avx2_table(table + 16 * twin), t1 = avx2_table(table + 32 + 16 * twin);
+      EACH(BYTES2)
+    }
+  }
+  for (uint32_t i = run->ones; i; i--, table += 32, at += 2) {
+    avx2_ahead(table, 32);
+#pragma GCC unroll 2
+    for (int twin = 0; twin < 2; twin++) {
+      const uint8_t *c0 = CODES(twin);
+      const __m256i t0 = avx2_table(table + 16 * twin);
+      EACH(BYTES1)
+    }
+  }
+#undef BYTES3
 #undef BYTES2
 #undef BYTES1
 #undef EACH
-#undef WIDEN_TWO
 #undef WIDEN
-#undef ODD
 #undef LOOKUP
+#undef CODES
 #undef KEEP
-  struct avx2_sums sums = {.odd = {h0, h1, h2, h3}};
-  sums.even[0] = _mm256_sub_epi16(w0, _mm256_slli_epi16(h0, 8));
-  sums.even[1] = _mm256_sub_epi16(w1, _mm256_slli_epi16(h1, 8));
-  sums.even[2] = _mm256_sub_epi16(w2, _mm256_slli_epi16(h2, 8));
-  sums.even[3] = _mm256_sub_epi16(w3, _mm256_slli_epi16(h3, 8));
-  return sums;
+  const struct avx2_sums made = {{w0, w1, w2, w3}, {h0, h1, h2, h3}};
+  avx2_sums_set(sums, &made, vectors);
+}
+
+INLINE __m256i avx2_two(const uint8_t *low, const uint8_t *high) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
+                                 _mm_loadu_si128((const __m128i *)high), 1);
+}
+
+/* Adds a run to the sums of 16 rows, those of one twin in each half. */
+INLINE void avx2_run_half(const struct halut_packed *packed, const struct halut_run *run,
+                          struct avx2_codes codes, struct avx2_sums *sums) {
+  const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
+  const uint16_t *at = packed->at + run->entry;
+  const __m256i pick = avx2_pick_odd();
+  __m256i words = sums->words[0], odd = sums->odd[0];
+#define CODES(i) (codes.first + at[i] * codes.scale)
+#define LOOKUP(i)                                                                                  \
+  _mm256_shuffle_epi8(avx2_load(table + 16 * (i)), avx2_two(CODES(i), CODES((i) + 1)))
+#define WIDEN(bytes)                                                                               \
+  const __m256i sum = bytes;                                                                       \
+  words = _mm256_add_epi16(words, sum);                                                            \
+  odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(sum, pick));
+  for (uint32_t i = run->threes; i; i--, table += 96, at += 6) {
+    avx2_ahead(table, 96);
+    WIDEN(_mm256_add_epi8(_mm256_add_epi8(LOOKUP(0), LOOKUP(2)), LOOKUP(4)))
+  }
+  for (uint32_t i = run->twos; i; i--, table += 64, at += 4) {
+    avx2_ahead(table, 64);
+    WIDEN(_mm256_add_epi8(LOOKUP(0), LOOKUP(2)))
+  }
+  for (uint32_t i = run->ones; i; i--, table += 32, at += 2) {
+    avx2_ahead(table, 32);
+    WIDEN(LOOKUP(0))
+  }
+#undef WIDEN
+#undef LOOKUP
+#undef CODES
+  sums->words[0] = words;
+  sums->odd[0] = odd;
+}
+
+/* `vectors` 0: of 16 rows. */
+INLINE void avx2_run_any(const struct halut_packed *packed, const struct halut_run *run,
+                         struct avx2_codes codes, const int vectors, struct avx2_sums *sums) {
+  if (vectors)
+    avx2_run(packed, run, codes, vectors, sums);
+  else
+    avx2_run_half(packed, run, codes, sums);
+}
+
+INLINE __m256i avx2_even(__m256i words, __m256i odd) {
+  return _mm256_sub_epi16(words, _mm256_slli_epi16(odd, 8));
 }
 
 /* Sums of 16 rows: even and odd rows apart, u16. */
@@ -173,47 +235,10 @@ struct avx2_half {
   __m128i even, odd;
 };
 
-INLINE __m256i avx2_two(const uint8_t *low, const uint8_t *high) {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),
-                                 _mm_loadu_si128((const __m128i *)high), 1);
-}
-
-/* 16 rows fill half a register, so two tables, which lie side by side, are read at once. Only
- * fours are added as u8, and then as two and two; pairing across halves costs what it saves. */
-INLINE struct avx2_half avx2_run_half(const struct halut_packed *packed,
-                                      const struct halut_run *run, const uint8_t *codes) {
-  const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
-  const uint32_t *at = packed->at + run->entry;
-  const __m256i pick = avx2_pick_odd();
-  __m256i words = _mm256_setzero_si256(), odd = words;
-  for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
-    __builtin_prefetch(table + AHEAD_BYTES);
-    __m256i one = avx2_two(codes + at[0], codes + at[1]);
-    __m256i two = avx2_two(codes + at[2], codes + at[3]);
-    __m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(avx2_load(table), one),
-                                  _mm256_shuffle_epi8(avx2_load(table + 32), two));
-    words = _mm256_add_epi16(words, sum);
-    odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(sum, pick));
-  }
-  uint32_t left = 2 * run->pairs + run->singles;
-  for (; left >= 4; left -= 4, table += 64, at += 4) {
-    __builtin_prefetch(table + AHEAD_BYTES);
-    __m256i one = _mm256_shuffle_epi8(avx2_load(table), avx2_two(codes + at[0], codes + at[1]));
-    __m256i two =
-        _mm256_shuffle_epi8(avx2_load(table + 32), avx2_two(codes + at[2], codes + at[3]));
-    words = _mm256_add_epi16(words, _mm256_add_epi16(one, two));
-    odd = _mm256_add_epi16(odd, _mm256_add_epi16(_mm256_maddubs_epi16(one, pick),
-                                                 _mm256_maddubs_epi16(two, pick)));
-  }
-  for (; left; left--, table += 16, at++) {
-    __m128i one = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)table),
-                                   _mm_loadu_si128((const __m128i *)(codes + at[0])));
-    words = _mm256_add_epi16(words, _mm256_zextsi128_si256(one));
-    odd = _mm256_add_epi16(odd, _mm256_zextsi128_si256(_mm_srli_epi16(one, 8)));
-  }
-  words = _mm256_sub_epi16(words, _mm256_slli_epi16(odd, 8));
+INLINE struct avx2_half avx2_half(const struct avx2_sums *sums) {
+  const __m256i even = avx2_even(sums->words[0], sums->odd[0]), odd = sums->odd[0];
   return (struct avx2_half){
-      _mm_add_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)),
+      _mm_add_epi16(_mm256_castsi256_si128(even), _mm256_extracti128_si256(even, 1)),
       _mm_add_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256(odd, 1))};
 }
 
@@ -229,46 +254,47 @@ INLINE void avx2_put(__m128i low, __m128i high, __m256i base, bool first, int32_
   _mm256_storeu_si256((__m256i *)(acc + 8), b);
 }
 
-INLINE void avx2_sum_rows(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                          const int vectors, int32_t *acc) {
-  uint32_t start = packed->run_start[m];
-  for (uint32_t r = start; r < packed->run_start[m + 1]; r++) {
-    struct avx2_sums sums = avx2_run(packed, &packed->run[r], codes, vectors);
-    const __m256i base = _mm256_set1_epi32(packed->run[r].base);
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
-      __m256i low = _mm256_unpacklo_epi16(sums.even[v], sums.odd[v]);   /* rows 0-7, 16-23 */
-      __m256i high = _mm256_unpackhi_epi16(sums.even[v], sums.odd[v]);  /* rows 8-15, 24-31 */
-      avx2_put(_mm256_castsi256_si128(low), _mm256_castsi256_si128(high), base, r == start,
-               acc + 32 * v);
-      avx2_put(_mm256_extracti128_si256(low, 1), _mm256_extracti128_si256(high, 1), base,
-               r == start, acc + 32 * v + 16);
-    }
-  }
-}
-
-INLINE void avx2_sum_half(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+INLINE void avx2_put_sums(const struct avx2_sums *sums, const int vectors, __m256i base, bool first,
                           int32_t *acc) {
-  uint32_t start = packed->run_start[m];
-  for (uint32_t r = start; r < packed->run_start[m + 1]; r++) {
-    struct avx2_half sums = avx2_run_half(packed, &packed->run[r], codes);
-    avx2_put(_mm_unpacklo_epi16(sums.even, sums.odd), _mm_unpackhi_epi16(sums.even, sums.odd),
-             _mm256_set1_epi32(packed->run[r].base), r == start, acc);
+  if (!vectors) {
+    const struct avx2_half half = avx2_half(sums);
+    avx2_put(_mm_unpacklo_epi16(half.even, half.odd), _mm_unpackhi_epi16(half.even, half.odd), base,
+             first, acc);
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; v++) {
+    const __m256i even = avx2_even(sums->words[v], sums->odd[v]);
+    __m256i low = _mm256_unpacklo_epi16(even, sums->odd[v]);  /* rows 0-7, 16-23 */
+    __m256i high = _mm256_unpackhi_epi16(even, sums->odd[v]); /* rows 8-15, 24-31 */
+    avx2_put(_mm256_castsi256_si128(low), _mm256_castsi256_si128(high), base, first, acc + 32 * v);
+    avx2_put(_mm256_extracti128_si256(low, 1), _mm256_extracti128_si256(high, 1), base, first,
+             acc + 32 * v + 16);
   }
 }
 
-static void avx2_sum_output(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                            uint32_t rows, int32_t *acc) {
-  if (rows & 128) avx2_sum_rows(packed, m, codes, 4, acc);
-  if (rows & 64) avx2_sum_rows(packed, m, codes, 2, acc);
-  if (rows & 32) avx2_sum_rows(packed, m, codes + (rows & 64), 1, acc + (rows & 64));
-  if (rows & 16) avx2_sum_half(packed, m, codes + (rows & 96), acc + (rows & 96));
+INLINE void avx2_sum_rows(const struct halut_packed *packed, struct avx2_codes codes,
+                          const int vectors, int32_t *acc, size_t stride) {
+  for (uint32_t r = 0; r < packed->runs; r++)
+    for (uint32_t m = 0; m < packed->lut->outputs; m++) {
+      struct avx2_sums sums;
+      avx2_sums_set(&sums, NULL, vectors);
+      const int32_t base = r ? 0 : packed->base[m].least;
+      avx2_run_any(packed, &packed->run[(size_t)m * packed->runs + r], codes, vectors, &sums);
+      avx2_put_sums(&sums, vectors, _mm256_set1_epi32(base), r == 0, acc + m * stride);
+    }
 }
 
 static void avx2_sum(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                      int32_t *acc, size_t stride) {
-  for (uint32_t m = 0; m < packed->lut->outputs; m++, acc += stride)
-    avx2_sum_output(packed, m, codes, rows, acc);
+  const size_t apart = halut_code_stride(&halut_accumulate_avx2, rows);
+  const struct avx2_codes from = {codes, apart / HALUT_SUM_ROWS};
+  const uint32_t last = rows & 64, half = rows & 96;
+  if (rows & 128) avx2_sum_rows(packed, (struct avx2_codes){codes, 8}, 4, acc, stride);
+  if (rows & 64) avx2_sum_rows(packed, from, 2, acc, stride);
+  if (rows & 32)
+    avx2_sum_rows(packed, (struct avx2_codes){codes + last, from.scale}, 1, acc + last, stride);
+  if (rows & 16)
+    avx2_sum_rows(packed, (struct avx2_codes){codes + half, from.scale}, 0, acc + half, stride);
 }
 
 /* clamp(sum + bias, 0, 65535) of u16 sums is one saturating subtraction and one saturating
@@ -291,49 +317,105 @@ INLINE struct avx2_scale avx2_scale_make(int64_t bias, uint16_t scale) {
                              _mm256_set1_epi16((short)scale)};
 }
 
-/* The output has one run. */
-INLINE void avx2_map_rows(const struct halut_packed *packed, const struct halut_run *run,
-                          const uint8_t *codes, const int vectors, int64_t bias, uint16_t scale,
+INLINE void avx2_map_sums(const struct avx2_sums *sums, const int vectors, struct avx2_scale scale,
                           uint8_t *out) {
-  struct avx2_sums sums = avx2_run(packed, run, codes, vectors);
-  const struct avx2_scale s = avx2_scale_make(bias, scale);
+  if (!vectors) {
+    const struct avx2_half half = avx2_half(sums);
+    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(half.even), half.odd, 1);
+    both = avx2_requant(both, scale);
+    const __m128i odd = _mm_slli_epi16(_mm256_extracti128_si256(both, 1), 8);
+    _mm_storeu_si128((__m128i *)out, _mm_or_si128(_mm256_castsi256_si128(both), odd));
+  }
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; v++) {
-    __m256i even = avx2_requant(sums.even[v], s), odd = avx2_requant(sums.odd[v], s);
+    const __m256i even = avx2_requant(avx2_even(sums->words[v], sums->odd[v]), scale);
+    const __m256i odd = avx2_requant(sums->odd[v], scale);
     _mm256_storeu_si256((__m256i *)(out + 32 * v),
                         _mm256_or_si256(even, _mm256_slli_epi16(odd, 8)));
   }
 }
 
-INLINE void avx2_map_half(const struct halut_packed *packed, const struct halut_run *run,
-                          const uint8_t *codes, int64_t bias, uint16_t scale, uint8_t *out) {
-  struct avx2_half sums = avx2_run_half(packed, run, codes);
-  __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(sums.even), sums.odd, 1);
-  both = avx2_requant(both, avx2_scale_make(bias, scale));
-  __m128i odd = _mm_slli_epi16(_mm256_extracti128_si256(both, 1), 8);
-  _mm_storeu_si128((__m128i *)out, _mm_or_si128(_mm256_castsi256_si128(both), odd));
+enum { WIDE_BIAS_MAX = 1 << 30 }; /* past it the result is 0 or 65535 whatever the sum */
+static_assert(HALUT_CODEBOOKS_MAX * 128 < WIDE_BIAS_MAX - UINT16_MAX, "a sum does not reach back");
+
+/* Of sums that a u16 may not hold. */
+static void avx2_map_wide(const int32_t *acc, uint32_t rows, int32_t bias, uint16_t scale,
+                          uint8_t *out) {
+  const int32_t most = bias < WIDE_BIAS_MAX ? bias : WIDE_BIAS_MAX;
+  const __m256i more = _mm256_set1_epi32(most > -WIDE_BIAS_MAX ? most : -WIDE_BIAS_MAX);
+  for (uint32_t i = 0; i < rows; i += 16) {
+    const __m256i low = _mm256_add_epi32(avx2_load(acc + i), more);
+    const __m256i high = _mm256_add_epi32(avx2_load(acc + i + 8), more);
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+    words = _mm256_mulhi_epu16(words, _mm256_set1_epi16((short)scale));
+    words = _mm256_min_epu16(words, _mm256_set1_epi16(255));
+    words = _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0x08);
+    _mm_storeu_si128((__m128i *)(out + i), _mm256_castsi256_si128(words));
+  }
 }
 
+/* What outputs have come to until their next run: 32-bit sums where a u16 may not hold them. */
+struct avx2_kept {
+  struct avx2_sums sums[HALUT_RUN_OUTPUTS];
+  int32_t acc[HALUT_RUN_OUTPUTS][HALUT_CODE_BLOCK];
+};
+
+/* Run r of output m, and after the last the result. */
+INLINE void avx2_map_run(const struct halut_packed *packed, uint32_t m, uint32_t r,
+                         struct avx2_codes codes, const int vectors, struct avx2_sums *kept,
+                         int32_t *acc, const struct halut_requant *requant, uint8_t *out) {
+  const struct halut_base *base = &packed->base[m];
+  const bool is_wide = base->range > UINT16_MAX, is_last = r + 1 == packed->runs;
+  const int32_t bias = requant->bias[m];
+  struct avx2_sums sums;
+  avx2_sums_set(&sums, r > 0 && !is_wide ? kept : NULL, vectors);
+  avx2_run_any(packed, &packed->run[(size_t)m * packed->runs + r], codes, vectors, &sums);
+  if (is_wide) {
+    avx2_put_sums(&sums, vectors, _mm256_set1_epi32(r ? 0 : base->least), r == 0, acc);
+    if (is_last)
+      avx2_map_wide(acc, vectors ? 32U * (uint32_t)vectors : 16, bias, requant->scale[m], out);
+  } else if (is_last) {
+    avx2_map_sums(&sums, vectors, avx2_scale_make((int64_t)bias + base->least, requant->scale[m]),
+                  out);
+  } else {
+    avx2_sums_set(kept, &sums, vectors);
+  }
+}
+
+INLINE void avx2_map_rows(const struct halut_packed *packed, struct avx2_codes codes,
+                          const int vectors, const struct halut_requant *requant, uint8_t *out,
+                          size_t stride) {
+  struct avx2_kept kept;
+  const uint32_t outputs = packed->lut->outputs;
+  for (uint32_t first = 0; first < outputs; first += HALUT_RUN_OUTPUTS) {
+    const uint32_t left = outputs - first;
+    const uint32_t last = first + (left < HALUT_RUN_OUTPUTS ? left : HALUT_RUN_OUTPUTS);
+    for (uint32_t r = 0; r < packed->runs; r++)
+      for (uint32_t m = first; m < last; m++)
+        avx2_map_run(packed, m, r, codes, vectors, &kept.sums[m - first], kept.acc[m - first],
+                     requant, out + m * stride);
+  }
+}
+
+/* Constants make the places of codes cheap: one case for each number of rows that maps have. */
 static void avx2_map(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                      const struct halut_requant *requant, uint8_t *out, size_t stride) {
-  for (uint32_t m = 0; m < packed->lut->outputs; m++, out += stride) {
-    uint32_t start = packed->run_start[m];
-    if (packed->run_start[m + 1] - start > 1) { /* the sum may not fit a u16 */
-      _Alignas(32) int32_t acc[HALUT_CODE_BLOCK];
-      avx2_sum_output(packed, m, codes, rows, acc);
-      for (uint32_t i = 0; i < rows; i++) {
-        out[i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
-      }
-      continue;
-    }
-    const struct halut_run *run = &packed->run[start];
-    int64_t bias = (int64_t)requant->bias[m] + run->base;
-    uint16_t scale = requant->scale[m];
-    const uint32_t last = rows & 64, half = rows & 96;
-    if (rows & 128) avx2_map_rows(packed, run, codes, 4, bias, scale, out);
-    if (rows & 64) avx2_map_rows(packed, run, codes, 2, bias, scale, out);
-    if (rows & 32) avx2_map_rows(packed, run, codes + last, 1, bias, scale, out + last);
-    if (rows & 16) avx2_map_half(packed, run, codes + half, bias, scale, out + half);
+  const size_t scale = halut_code_stride(&halut_accumulate_avx2, rows) / HALUT_SUM_ROWS;
+  const uint32_t last = rows & 64, half = rows & 96;
+  if (rows == 128)
+    avx2_map_rows(packed, (struct avx2_codes){codes, 8}, 4, requant, out, stride);
+  else if (rows == 64)
+    avx2_map_rows(packed, (struct avx2_codes){codes, 4}, 2, requant, out, stride);
+  else if (rows == 16)
+    avx2_map_rows(packed, (struct avx2_codes){codes, 1}, 0, requant, out, stride);
+  else {
+    if (last) avx2_map_rows(packed, (struct avx2_codes){codes, scale}, 2, requant, out, stride);
+    if (rows & 32)
+      avx2_map_rows(packed, (struct avx2_codes){codes + last, scale}, 1, requant, out + last,
+                    stride);
+    if (rows & 16)
+      avx2_map_rows(packed, (struct avx2_codes){codes + half, scale}, 0, requant, out + half,
+                    stride);
   }
 }
 

@@ -26,45 +26,59 @@ enum {
 /* The last 32 rows, in half a register: a masked load of a whole one that reaches past its array is
  * exact but, where the next page is missing, takes thousands of cycles (core/PERFORMANCE.md, try
  * 8). */
-INLINE void avx512_encode_last(const uint8_t *const source[HALUT_LEVELS],
-                               const uint8_t *const *mask, __m128i threshold, size_t row,
-                               uint8_t *codes) {
+INLINE void avx512_encode_last(const uint8_t *value, const uint8_t *masks,
+                               const struct halut_read read[HALUT_LEVELS], __m128i threshold,
+                               size_t row, uint8_t *codes) {
   const __m256i one = _mm256_set1_epi8(1), tree = _mm256_broadcastsi128_si256(threshold);
   __m256i node = one;
 #pragma GCC unroll 4
   for (int level = 0; level < HALUT_LEVELS; level++) {
-    __m256i value = _mm256_loadu_si256((const __m256i *)(source[level] + row));
-    if (mask)
-      value = _mm256_and_si256(value, _mm256_loadu_si256((const __m256i *)(mask[level] + row)));
-    __mmask32 right = _mm256_cmpgt_epu8_mask(value, _mm256_shuffle_epi8(tree, node));
+    __m256i x = _mm256_loadu_si256((const __m256i *)(value + read[level].at + row));
+    if (masks)
+      x = _mm256_and_si256(x,
+                           _mm256_loadu_si256((const __m256i *)(masks + read[level].mask + row)));
+    __mmask32 right = _mm256_cmpgt_epu8_mask(x, _mm256_shuffle_epi8(tree, node));
     node = _mm256_add_epi8(node, node);
     node = _mm256_mask_add_epi8(node, right, node, one);
   }
   _mm256_storeu_si256((__m256i *)codes, _mm256_and_si256(node, _mm256_set1_epi8(15)));
 }
 
-void halut_encode_avx512(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                         const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
-                         size_t stride) {
+/* One codebook. */
+INLINE void avx512_encode(const uint8_t *value, const uint8_t *masks,
+                          const struct halut_read read[HALUT_LEVELS],
+                          const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes) {
   const __m512i one = _mm512_set1_epi8(1), low = _mm512_set1_epi8(15);
   const __m128i heap = _mm_loadu_si128((const __m128i *)threshold);
   const __m512i tree = _mm512_broadcast_i32x4(heap);
   for (size_t row = 0; row < rows; row += 64) {
-    uint8_t *to = codes + row / HALUT_CODE_BLOCK * stride + row % HALUT_CODE_BLOCK;
     if (rows - row < 64) {
-      avx512_encode_last(source, mask, heap, row, to);
+      avx512_encode_last(value, masks, read, heap, row, codes + row);
       break;
     }
     __m512i node = one;
 #pragma GCC unroll 4
     for (int level = 0; level < HALUT_LEVELS; level++) {
-      __m512i value = _mm512_loadu_si512(source[level] + row);
-      if (mask) value = _mm512_and_si512(value, _mm512_loadu_si512(mask[level] + row));
-      __mmask64 right = _mm512_cmpgt_epu8_mask(value, _mm512_shuffle_epi8(tree, node));
+      __m512i x = _mm512_loadu_si512(value + read[level].at + row);
+      if (masks) x = _mm512_and_si512(x, _mm512_loadu_si512(masks + read[level].mask + row));
+      __mmask64 right = _mm512_cmpgt_epu8_mask(x, _mm512_shuffle_epi8(tree, node));
       node = _mm512_add_epi8(node, node);
       node = _mm512_mask_add_epi8(node, right, node, one);
     }
-    _mm512_storeu_si512(to, _mm512_and_si512(node, low));
+    _mm512_storeu_si512(codes + row, _mm512_and_si512(node, low));
+  }
+}
+
+void halut_encode_avx512(const uint8_t *value, const uint8_t *masks,
+                         const struct halut_read *read, const uint8_t *threshold,
+                         uint32_t codebooks, size_t rows, uint8_t *codes, size_t stride) {
+  for (; codebooks; codebooks--, codes += stride) {
+    if (masks)
+      avx512_encode(value, masks, read, threshold, rows, codes);
+    else
+      avx512_encode(value, NULL, read, threshold, rows, codes);
+    read += HALUT_LEVELS;
+    threshold += HALUT_PROTOTYPES;
   }
 }
 

@@ -3,8 +3,9 @@
  * encode: a comparison gives -1 for "right", which is subtracted: 4 operations a level.
  *
  * accumulate: one output, up to 128 rows. UADDW and UADDW2 widen while they add, so sums stay in
- * order. Live registers at 128 rows: 16 sums, up to 4 tables, temporaries, of 32. Operations for
- * 16 lookups: 3 when nothing can be added as u8, 2 in pairs, 1.5 in fours, and a load each. */
+ * order. Live registers at 128 rows: 16 sums, up to 3 tables, temporaries, of 32. Operations for
+ * 16 lookups: 3 when nothing can be added as u8, 2 1/2 in groups of two, 2 1/3 of three, and a load
+ * each. */
 #include "kernels.h"
 
 #if defined(__aarch64__)
@@ -18,19 +19,24 @@ INLINE uint8x16_t neon_level(uint8x16_t node, uint8x16_t value, uint8x16_t tree)
   return vsubq_u8(vaddq_u8(node, node), right);
 }
 
-void halut_encode_neon(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                       const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
-                       size_t stride) {
-  const uint8x16_t tree = vld1q_u8(threshold), low = vdupq_n_u8(15);
-  for (size_t row = 0; row < rows; row += 16) {
-    uint8x16_t node = vdupq_n_u8(1);
+void halut_encode_neon(const uint8_t *value, const uint8_t *masks,
+                       const struct halut_read *read, const uint8_t *threshold,
+                       uint32_t codebooks, size_t rows, uint8_t *codes, size_t stride) {
+  const uint8x16_t low = vdupq_n_u8(15);
+  for (; codebooks; codebooks--, codes += stride) {
+    const uint8x16_t tree = vld1q_u8(threshold);
+    for (size_t row = 0; row < rows; row += 16) {
+      uint8x16_t node = vdupq_n_u8(1);
 #pragma GCC unroll 4
-    for (int level = 0; level < HALUT_LEVELS; level++) {
-      uint8x16_t value = vld1q_u8(source[level] + row);
-      if (mask) value = vandq_u8(value, vld1q_u8(mask[level] + row));
-      node = neon_level(node, value, tree);
+      for (int level = 0; level < HALUT_LEVELS; level++) {
+        uint8x16_t x = vld1q_u8(value + read[level].at + row);
+        if (masks) x = vandq_u8(x, vld1q_u8(masks + read[level].mask + row));
+        node = neon_level(node, x, tree);
+      }
+      vst1q_u8(codes + row, vandq_u8(node, low));
     }
-    vst1q_u8(codes + row / HALUT_CODE_BLOCK * stride + row % HALUT_CODE_BLOCK, vandq_u8(node, low));
+    read += HALUT_LEVELS;
+    threshold += HALUT_PROTOTYPES;
   }
 }
 
@@ -48,39 +54,39 @@ INLINE void neon_widen(struct neon_sums *sums, int v, uint8x16_t bytes) {
   sums->high[v] = vaddw_high_u8(sums->high[v], bytes);
 }
 
-INLINE struct neon_sums neon_run(const struct halut_packed *packed, const struct halut_run *run,
-                                 const uint8_t *codes, const int vectors) {
+/* Adds a run; codes lie `apart` times HALUT_SUM_ROWS from each other. */
+INLINE void neon_run(const struct halut_packed *packed, const struct halut_run *run,
+                    const uint8_t *codes, size_t apart, const int vectors,
+                    struct neon_sums *sums) {
   const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
-  const uint32_t *at = packed->at + run->entry;
-  struct neon_sums sums;
+  const uint16_t *at = packed->at + run->entry;
+  for (uint32_t i = run->threes; i; i--, table += 96, at += 6)
+    for (int twin = 0; twin < 2; twin++) {
+      const uint8_t *c0 = codes + at[twin] * apart, *c1 = codes + at[2 + twin] * apart;
+      const uint8_t *c2 = codes + at[4 + twin] * apart;
+      const uint8x16_t t0 = vld1q_u8(table + 16 * twin), t1 = vld1q_u8(table + 32 + 16 * twin);
+      const uint8x16_t t2 = vld1q_u8(table + 64 + 16 * twin);
 #pragma GCC unroll 8
-  for (int v = 0; v < vectors; v++) sums.low[v] = sums.high[v] = vdupq_n_u16(0);
-  for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
-    const uint8_t *c2 = codes + at[2], *c3 = codes + at[3];
-    uint8x16_t t0 = vld1q_u8(table), t1 = vld1q_u8(table + 16);
-    uint8x16_t t2 = vld1q_u8(table + 32), t3 = vld1q_u8(table + 48);
-#pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) {
-      uint8x16_t a = vaddq_u8(neon_lookup(t0, c0 + 16 * v), neon_lookup(t1, c1 + 16 * v));
-      uint8x16_t b = vaddq_u8(neon_lookup(t2, c2 + 16 * v), neon_lookup(t3, c3 + 16 * v));
-      neon_widen(&sums, v, vaddq_u8(a, b));
+      for (int v = 0; v < vectors; v++) {
+        const uint8x16_t two = vaddq_u8(neon_lookup(t0, c0 + 16 * v), neon_lookup(t1, c1 + 16 * v));
+        neon_widen(sums, v, vaddq_u8(two, neon_lookup(t2, c2 + 16 * v)));
+      }
     }
-  }
-  for (uint32_t i = run->pairs; i; i--, table += 32, at += 2) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
-    uint8x16_t t0 = vld1q_u8(table), t1 = vld1q_u8(table + 16);
+  for (uint32_t i = run->twos; i; i--, table += 64, at += 4)
+    for (int twin = 0; twin < 2; twin++) {
+      const uint8_t *c0 = codes + at[twin] * apart, *c1 = codes + at[2 + twin] * apart;
+      const uint8x16_t t0 = vld1q_u8(table + 16 * twin), t1 = vld1q_u8(table + 32 + 16 * twin);
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++)
-      neon_widen(&sums, v, vaddq_u8(neon_lookup(t0, c0 + 16 * v), neon_lookup(t1, c1 + 16 * v)));
-  }
-  for (uint32_t i = run->singles; i; i--, table += 16, at++) {
-    const uint8_t *c0 = codes + at[0];
-    uint8x16_t t0 = vld1q_u8(table);
+      for (int v = 0; v < vectors; v++)
+        neon_widen(sums, v,
+                  vaddq_u8(neon_lookup(t0, c0 + 16 * v), neon_lookup(t1, c1 + 16 * v)));
+    }
+  for (uint32_t i = 2 * run->ones; i; i--, table += 16, at++) {
+    const uint8_t *c0 = codes + at[0] * apart;
+    const uint8x16_t t0 = vld1q_u8(table);
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) neon_widen(&sums, v, neon_lookup(t0, c0 + 16 * v));
+    for (int v = 0; v < vectors; v++) neon_widen(sums, v, neon_lookup(t0, c0 + 16 * v));
   }
-  return sums;
 }
 
 /* Eight u16, plus `base`, into (first) or onto acc. */
@@ -95,32 +101,40 @@ INLINE void neon_put(uint16x8_t words, int32x4_t base, bool first, int32_t *acc)
   vst1q_s32(acc + 4, b);
 }
 
+INLINE void neon_sums_clear(struct neon_sums *sums, const int vectors) {
+#pragma GCC unroll 8
+  for (int v = 0; v < vectors; v++) sums->low[v] = sums->high[v] = vdupq_n_u16(0);
+}
+
 INLINE void neon_sum_rows(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                          const int vectors, int32_t *acc) {
-  uint32_t start = packed->run_start[m];
-  for (uint32_t r = start; r < packed->run_start[m + 1]; r++) {
-    struct neon_sums sums = neon_run(packed, &packed->run[r], codes, vectors);
-    const int32x4_t base = vdupq_n_s32(packed->run[r].base);
+                          size_t apart, const int vectors, int32_t *acc) {
+  for (uint32_t r = 0; r < packed->runs; r++) {
+    struct neon_sums sums;
+    neon_sums_clear(&sums, vectors);
+    neon_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
+    const int32x4_t base = vdupq_n_s32(r ? 0 : packed->base[m].least);
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; v++) {
-      neon_put(sums.low[v], base, r == start, acc + 16 * v);
-      neon_put(sums.high[v], base, r == start, acc + 16 * v + 8);
+      neon_put(sums.low[v], base, r == 0, acc + 16 * v);
+      neon_put(sums.high[v], base, r == 0, acc + 16 * v + 8);
     }
   }
 }
 
 static void neon_sum_output(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                            uint32_t rows, int32_t *acc) {
-  if (rows & 128) neon_sum_rows(packed, m, codes, 8, acc);
-  if (rows & 64) neon_sum_rows(packed, m, codes, 4, acc);
-  if (rows & 32) neon_sum_rows(packed, m, codes + (rows & 64), 2, acc + (rows & 64));
-  if (rows & 16) neon_sum_rows(packed, m, codes + (rows & 96), 1, acc + (rows & 96));
+                            size_t apart, uint32_t rows, int32_t *acc) {
+  const uint32_t last = rows & 64, half = rows & 96;
+  if (rows & 128) neon_sum_rows(packed, m, codes, apart, 8, acc);
+  if (rows & 64) neon_sum_rows(packed, m, codes, apart, 4, acc);
+  if (rows & 32) neon_sum_rows(packed, m, codes + last, apart, 2, acc + last);
+  if (rows & 16) neon_sum_rows(packed, m, codes + half, apart, 1, acc + half);
 }
 
 static void neon_sum(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                      int32_t *acc, size_t stride) {
+  const size_t apart = halut_code_stride(&halut_accumulate_neon, rows) / HALUT_SUM_ROWS;
   for (uint32_t m = 0; m < packed->lut->outputs; m++, acc += stride)
-    neon_sum_output(packed, m, codes, rows, acc);
+    neon_sum_output(packed, m, codes, apart, rows, acc);
 }
 
 /* clamp(sum + bias, 0, 65535) is a saturating subtraction and a saturating addition, one of 0. */
@@ -138,11 +152,13 @@ INLINE uint8x8_t neon_requant(uint16x8_t sum, const struct neon_scale *s) {
   return neon_scaled(vqaddq_u16(vqsubq_u16(sum, s->less), s->more), s->scale);
 }
 
-/* The output has one run. */
-INLINE void neon_map_rows(const struct halut_packed *packed, const struct halut_run *run,
-                          const uint8_t *codes, const int vectors, const struct neon_scale *scale,
+INLINE void neon_map_rows(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+                          size_t apart, const int vectors, const struct neon_scale *scale,
                           uint8_t *out) {
-  struct neon_sums sums = neon_run(packed, run, codes, vectors);
+  struct neon_sums sums;
+  neon_sums_clear(&sums, vectors);
+  for (uint32_t r = 0; r < packed->runs; r++)
+    neon_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
 #pragma GCC unroll 8
   for (int v = 0; v < vectors; v++)
     vst1q_u8(out + 16 * v, vcombine_u8(neon_requant(sums.low[v], scale),
@@ -151,25 +167,25 @@ INLINE void neon_map_rows(const struct halut_packed *packed, const struct halut_
 
 static void neon_map(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                      const struct halut_requant *requant, uint8_t *out, size_t stride) {
+  const size_t apart = halut_code_stride(&halut_accumulate_neon, rows) / HALUT_SUM_ROWS;
+  const uint32_t last = rows & 64, half = rows & 96;
   for (uint32_t m = 0; m < packed->lut->outputs; m++, out += stride) {
-    uint32_t start = packed->run_start[m];
-    if (packed->run_start[m + 1] - start > 1) { /* the sum may not fit a u16 */
+    if (packed->base[m].range > UINT16_MAX) {
       int32_t acc[HALUT_CODE_BLOCK];
-      neon_sum_output(packed, m, codes, rows, acc);
+      neon_sum_output(packed, m, codes, apart, rows, acc);
       for (uint32_t i = 0; i < rows; i++)
         out[i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
       continue;
     }
-    const struct halut_run *run = &packed->run[start];
-    int64_t bias = (int64_t)requant->bias[m] + run->base;
+    int64_t bias = (int64_t)requant->bias[m] + packed->base[m].least;
     int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
     const struct neon_scale scale = {
         vdupq_n_u16((uint16_t)(less < UINT16_MAX ? less : UINT16_MAX)),
         vdupq_n_u16((uint16_t)(more < UINT16_MAX ? more : UINT16_MAX)), requant->scale[m]};
-    if (rows & 128) neon_map_rows(packed, run, codes, 8, &scale, out);
-    if (rows & 64) neon_map_rows(packed, run, codes, 4, &scale, out);
-    if (rows & 32) neon_map_rows(packed, run, codes + (rows & 64), 2, &scale, out + (rows & 64));
-    if (rows & 16) neon_map_rows(packed, run, codes + (rows & 96), 1, &scale, out + (rows & 96));
+    if (rows & 128) neon_map_rows(packed, m, codes, apart, 8, &scale, out);
+    if (rows & 64) neon_map_rows(packed, m, codes, apart, 4, &scale, out);
+    if (rows & 32) neon_map_rows(packed, m, codes + last, apart, 2, &scale, out + last);
+    if (rows & 16) neon_map_rows(packed, m, codes + half, apart, 1, &scale, out + half);
   }
 }
 

@@ -3,46 +3,52 @@
 
 #include <math.h>
 
-void halut_encode_ref(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                      const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
-                      size_t stride) {
-  for (size_t row = 0; row < rows; row++) {
-    unsigned node = 1;
-    for (int level = 0; level < HALUT_LEVELS; level++) {
-      unsigned value = source[level][row];
-      if (mask) value &= mask[level][row];
-      node = 2 * node + (value > threshold[node]);
+void halut_encode_ref(const uint8_t *value, const uint8_t *masks,
+                      const struct halut_read *read, const uint8_t *threshold,
+                      uint32_t codebooks, size_t rows, uint8_t *codes, size_t stride) {
+  for (; codebooks; codebooks--) {
+    for (size_t row = 0; row < rows; row++) {
+      unsigned node = 1;
+      for (int level = 0; level < HALUT_LEVELS; level++) {
+        unsigned x = value[read[level].at + (ptrdiff_t)row];
+        if (masks) x &= masks[read[level].mask + row];
+        node = 2 * node + (x > threshold[node]);
+      }
+      codes[row] = (uint8_t)(node - HALUT_PROTOTYPES);
     }
-    codes[row / HALUT_CODE_BLOCK * stride + row % HALUT_CODE_BLOCK] =
-        (uint8_t)(node - HALUT_PROTOTYPES);
+    read += HALUT_LEVELS;
+    threshold += HALUT_PROTOTYPES;
+    codes += stride;
   }
 }
 
 static int32_t ref_sum(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                       uint32_t row) {
+                       size_t apart, uint32_t row) {
   const struct halut_lut *lut = packed->lut;
   int32_t sum = 0;
   for (uint32_t c = 0; c < lut->codebooks; c++) {
     const int8_t *entry = lut->table + ((size_t)m * lut->codebooks + c) * HALUT_PROTOTYPES;
-    sum += entry[codes[(size_t)c * HALUT_CODE_BLOCK + row]];
+    sum += entry[codes[c * apart + row]];
   }
   return sum;
 }
 
 static void ref_sum_block(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                           int32_t *acc, size_t stride) {
+  const size_t apart = halut_code_stride(&halut_accumulate_ref, rows);
   for (uint32_t m = 0; m < packed->lut->outputs; m++) {
     for (uint32_t row = 0; row < rows; row++)
-      acc[m * stride + row] = ref_sum(packed, m, codes, row);
+      acc[m * stride + row] = ref_sum(packed, m, codes, apart, row);
   }
 }
 
 static void ref_map_block(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                           const struct halut_requant *requant, uint8_t *out, size_t stride) {
+  const size_t apart = halut_code_stride(&halut_accumulate_ref, rows);
   for (uint32_t m = 0; m < packed->lut->outputs; m++) {
     for (uint32_t row = 0; row < rows; row++) {
-      out[m * stride + row] =
-          halut_requantise(ref_sum(packed, m, codes, row), requant->bias[m], requant->scale[m]);
+      out[m * stride + row] = halut_requantise(ref_sum(packed, m, codes, apart, row),
+                                               requant->bias[m], requant->scale[m]);
     }
   }
 }

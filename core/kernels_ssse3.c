@@ -1,5 +1,5 @@
 /* DESIGN: the AVX2 kernels at half the width: 16 rows a step, one per byte, one table a register.
- * Sums of up to 64 rows are live at once: 8 registers, up to 4 tables and temporaries, of 16. Where
+ * Sums of up to 64 rows are live at once: 8 registers, up to 3 tables and temporaries, of 16. Where
  * SSE4.1 would be needed (min and pack of unsigned words), saturating subtraction and a shifted
  * signed pack do the same. Bound by decoding: 7 instructions for 16 lookups, as a shuffle destroys
  * its table and an addition its operand. */
@@ -20,25 +20,29 @@ INLINE __m128i sse_level(__m128i node, __m128i value, __m128i tree) {
   return _mm_add_epi8(_mm_add_epi8(node, node), right);
 }
 
-void halut_encode_ssse3(const uint8_t *const source[HALUT_LEVELS], const uint8_t *const *mask,
-                        const uint8_t threshold[HALUT_PROTOTYPES], size_t rows, uint8_t *codes,
-                        size_t stride) {
-  const __m128i tree = sse_load(threshold), low = _mm_set1_epi8(15);
-  for (size_t row = 0; row < rows; row += 16) {
-    __m128i node = _mm_set1_epi8(1);
-    for (int level = 0; level < HALUT_LEVELS; level++) {
-      __m128i value = sse_load(source[level] + row);
-      if (mask) value = _mm_and_si128(value, sse_load(mask[level] + row));
-      node = sse_level(node, value, tree);
+void halut_encode_ssse3(const uint8_t *value, const uint8_t *masks,
+                        const struct halut_read *read, const uint8_t *threshold,
+                        uint32_t codebooks, size_t rows, uint8_t *codes, size_t stride) {
+  const __m128i low = _mm_set1_epi8(15);
+  for (; codebooks; codebooks--, codes += stride) {
+    const __m128i tree = sse_load(threshold);
+    for (size_t row = 0; row < rows; row += 16) {
+      __m128i node = _mm_set1_epi8(1);
+      for (int level = 0; level < HALUT_LEVELS; level++) {
+        __m128i x = sse_load(value + read[level].at + row);
+        if (masks) x = _mm_and_si128(x, sse_load(masks + read[level].mask + row));
+        node = sse_level(node, x, tree);
+      }
+      _mm_storeu_si128((__m128i *)(codes + row), _mm_and_si128(node, low));
     }
-    uint8_t *to = codes + row / HALUT_CODE_BLOCK * stride + row % HALUT_CODE_BLOCK;
-    _mm_storeu_si128((__m128i *)to, _mm_and_si128(node, low));
+    read += HALUT_LEVELS;
+    threshold += HALUT_PROTOTYPES;
   }
 }
 
-/* Sums of `vectors` times 16 rows: even and odd rows apart, u16. */
+/* Sums of some times 16 rows: words are even + 256 * odd rows, mod 2^16. */
 struct sse_sums {
-  __m128i even[4], odd[4];
+  __m128i words[4], odd[4];
 };
 
 INLINE __m128i sse_lookup(__m128i table, const uint8_t *codes) {
@@ -46,46 +50,43 @@ INLINE __m128i sse_lookup(__m128i table, const uint8_t *codes) {
 }
 
 INLINE void sse_widen(struct sse_sums *sums, int v, __m128i bytes) {
-  sums->even[v] = _mm_add_epi16(sums->even[v], bytes); /* even + 256 * odd, until the end */
+  sums->words[v] = _mm_add_epi16(sums->words[v], bytes);
   sums->odd[v] = _mm_add_epi16(sums->odd[v], _mm_srli_epi16(bytes, 8));
 }
 
-INLINE struct sse_sums sse_run(const struct halut_packed *packed, const struct halut_run *run,
-                               const uint8_t *codes, const int vectors) {
+/* Adds a run; codes lie `apart` times HALUT_SUM_ROWS from each other. */
+INLINE void sse_run(const struct halut_packed *packed, const struct halut_run *run,
+                    const uint8_t *codes, size_t apart, const int vectors,
+                    struct sse_sums *sums) {
   const uint8_t *table = packed->table + run->entry * HALUT_PROTOTYPES;
-  const uint32_t *at = packed->at + run->entry;
-  struct sse_sums sums;
+  const uint16_t *at = packed->at + run->entry;
+  for (uint32_t i = run->threes; i; i--, table += 96, at += 6)
+    for (int twin = 0; twin < 2; twin++) {
+      const uint8_t *c0 = codes + at[twin] * apart, *c1 = codes + at[2 + twin] * apart;
+      const uint8_t *c2 = codes + at[4 + twin] * apart;
+      const __m128i t0 = sse_load(table + 16 * twin), t1 = sse_load(table + 32 + 16 * twin);
+      const __m128i t2 = sse_load(table + 64 + 16 * twin);
 #pragma GCC unroll 4
-  for (int v = 0; v < vectors; v++) sums.even[v] = sums.odd[v] = _mm_setzero_si128();
-  for (uint32_t i = run->quads; i; i--, table += 64, at += 4) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
-    const uint8_t *c2 = codes + at[2], *c3 = codes + at[3];
-    __m128i t0 = sse_load(table), t1 = sse_load(table + 16);
-    __m128i t2 = sse_load(table + 32), t3 = sse_load(table + 48);
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) {
-      __m128i a = _mm_add_epi8(sse_lookup(t0, c0 + 16 * v), sse_lookup(t1, c1 + 16 * v));
-      __m128i b = _mm_add_epi8(sse_lookup(t2, c2 + 16 * v), sse_lookup(t3, c3 + 16 * v));
-      sse_widen(&sums, v, _mm_add_epi8(a, b));
+      for (int v = 0; v < vectors; v++) {
+        const __m128i two = _mm_add_epi8(sse_lookup(t0, c0 + 16 * v), sse_lookup(t1, c1 + 16 * v));
+        sse_widen(sums, v, _mm_add_epi8(two, sse_lookup(t2, c2 + 16 * v)));
+      }
     }
-  }
-  for (uint32_t i = run->pairs; i; i--, table += 32, at += 2) {
-    const uint8_t *c0 = codes + at[0], *c1 = codes + at[1];
-    __m128i t0 = sse_load(table), t1 = sse_load(table + 16);
+  for (uint32_t i = run->twos; i; i--, table += 64, at += 4)
+    for (int twin = 0; twin < 2; twin++) {
+      const uint8_t *c0 = codes + at[twin] * apart, *c1 = codes + at[2 + twin] * apart;
+      const __m128i t0 = sse_load(table + 16 * twin), t1 = sse_load(table + 32 + 16 * twin);
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++)
-      sse_widen(&sums, v, _mm_add_epi8(sse_lookup(t0, c0 + 16 * v), sse_lookup(t1, c1 + 16 * v)));
-  }
-  for (uint32_t i = run->singles; i; i--, table += 16, at++) {
-    const uint8_t *c0 = codes + at[0];
-    __m128i t0 = sse_load(table);
+      for (int v = 0; v < vectors; v++)
+        sse_widen(sums, v,
+                  _mm_add_epi8(sse_lookup(t0, c0 + 16 * v), sse_lookup(t1, c1 + 16 * v)));
+    }
+  for (uint32_t i = 2 * run->ones; i; i--, table += 16, at++) {
+    const uint8_t *c0 = codes + at[0] * apart;
+    const __m128i t0 = sse_load(table);
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; v++) sse_widen(&sums, v, sse_lookup(t0, c0 + 16 * v));
+    for (int v = 0; v < vectors; v++) sse_widen(sums, v, sse_lookup(t0, c0 + 16 * v));
   }
-#pragma GCC unroll 4
-  for (int v = 0; v < vectors; v++)
-    sums.even[v] = _mm_sub_epi16(sums.even[v], _mm_slli_epi16(sums.odd[v], 8));
-  return sums;
 }
 
 /* Eight u16 in row order, plus `base`, into (first) or onto acc. */
@@ -101,31 +102,43 @@ INLINE void sse_put(__m128i words, __m128i base, bool first, int32_t *acc) {
   _mm_storeu_si128((__m128i *)(acc + 4), b);
 }
 
+INLINE void sse_sums_clear(struct sse_sums *sums, const int vectors) {
+#pragma GCC unroll 4
+  for (int v = 0; v < vectors; v++) sums->words[v] = sums->odd[v] = _mm_setzero_si128();
+}
+
+INLINE __m128i sse_even(const struct sse_sums *sums, int v) {
+  return _mm_sub_epi16(sums->words[v], _mm_slli_epi16(sums->odd[v], 8));
+}
+
 INLINE void sse_sum_rows(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                         const int vectors, int32_t *acc) {
-  uint32_t start = packed->run_start[m];
-  for (uint32_t r = start; r < packed->run_start[m + 1]; r++) {
-    struct sse_sums sums = sse_run(packed, &packed->run[r], codes, vectors);
-    const __m128i base = _mm_set1_epi32(packed->run[r].base);
+                         size_t apart, const int vectors, int32_t *acc) {
+  for (uint32_t r = 0; r < packed->runs; r++) {
+    struct sse_sums sums;
+    sse_sums_clear(&sums, vectors);
+    sse_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
+    const __m128i base = _mm_set1_epi32(r ? 0 : packed->base[m].least);
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
-      sse_put(_mm_unpacklo_epi16(sums.even[v], sums.odd[v]), base, r == start, acc + 16 * v);
-      sse_put(_mm_unpackhi_epi16(sums.even[v], sums.odd[v]), base, r == start, acc + 16 * v + 8);
+      const __m128i even = sse_even(&sums, v), odd = sums.odd[v];
+      sse_put(_mm_unpacklo_epi16(even, odd), base, r == 0, acc + 16 * v);
+      sse_put(_mm_unpackhi_epi16(even, odd), base, r == 0, acc + 16 * v + 8);
     }
   }
 }
 
 static void sse_sum_output(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
-                           uint32_t rows, int32_t *acc) {
+                           size_t apart, uint32_t rows, int32_t *acc) {
   uint32_t row = 0;
-  for (; row + 64 <= rows; row += 64) sse_sum_rows(packed, m, codes + row, 4, acc + row);
-  for (; row < rows; row += 16) sse_sum_rows(packed, m, codes + row, 1, acc + row);
+  for (; row + 64 <= rows; row += 64) sse_sum_rows(packed, m, codes + row, apart, 4, acc + row);
+  for (; row < rows; row += 16) sse_sum_rows(packed, m, codes + row, apart, 1, acc + row);
 }
 
 static void ssse3_sum(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                       int32_t *acc, size_t stride) {
+  const size_t apart = halut_code_stride(&halut_accumulate_ssse3, rows) / HALUT_SUM_ROWS;
   for (uint32_t m = 0; m < packed->lut->outputs; m++, acc += stride)
-    sse_sum_output(packed, m, codes, rows, acc);
+    sse_sum_output(packed, m, codes, apart, rows, acc);
 }
 
 /* clamp(sum + bias, 0, 65535) is a saturating subtraction and a saturating addition, one of 0. */
@@ -143,30 +156,32 @@ INLINE __m128i sse_requant(__m128i sum, const struct sse_scale *s) {
   return sse_scaled(_mm_adds_epu16(_mm_subs_epu16(sum, s->less), s->more), s->scale);
 }
 
-INLINE void sse_map_rows(const struct halut_packed *packed, const struct halut_run *run,
-                         const uint8_t *codes, const int vectors, const struct sse_scale *scale,
+INLINE void sse_map_rows(const struct halut_packed *packed, uint32_t m, const uint8_t *codes,
+                         size_t apart, const int vectors, const struct sse_scale *scale,
                          uint8_t *out) {
-  struct sse_sums sums = sse_run(packed, run, codes, vectors);
+  struct sse_sums sums;
+  sse_sums_clear(&sums, vectors);
+  for (uint32_t r = 0; r < packed->runs; r++)
+    sse_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; v++) {
-    __m128i even = sse_requant(sums.even[v], scale), odd = sse_requant(sums.odd[v], scale);
+    __m128i even = sse_requant(sse_even(&sums, v), scale), odd = sse_requant(sums.odd[v], scale);
     _mm_storeu_si128((__m128i *)(out + 16 * v), _mm_or_si128(even, _mm_slli_epi16(odd, 8)));
   }
 }
 
 static void ssse3_map(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
                       const struct halut_requant *requant, uint8_t *out, size_t stride) {
+  const size_t apart = halut_code_stride(&halut_accumulate_ssse3, rows) / HALUT_SUM_ROWS;
   for (uint32_t m = 0; m < packed->lut->outputs; m++, out += stride) {
-    uint32_t start = packed->run_start[m];
-    if (packed->run_start[m + 1] - start > 1) { /* the sum may not fit a u16 */
+    if (packed->base[m].range > UINT16_MAX) {
       int32_t acc[HALUT_CODE_BLOCK];
-      sse_sum_output(packed, m, codes, rows, acc);
+      sse_sum_output(packed, m, codes, apart, rows, acc);
       for (uint32_t i = 0; i < rows; i++)
         out[i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
       continue;
     }
-    const struct halut_run *run = &packed->run[start];
-    int64_t bias = (int64_t)requant->bias[m] + run->base;
+    int64_t bias = (int64_t)requant->bias[m] + packed->base[m].least;
     int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
     const struct sse_scale scale = {
         _mm_set1_epi16((short)(uint16_t)(less < UINT16_MAX ? less : UINT16_MAX)),
@@ -174,8 +189,9 @@ static void ssse3_map(const struct halut_packed *packed, const uint8_t *codes, u
         _mm_set1_epi16((short)requant->scale[m])};
     uint32_t row = 0;
     for (; row + 64 <= rows; row += 64)
-      sse_map_rows(packed, run, codes + row, 4, &scale, out + row);
-    for (; row < rows; row += 16) sse_map_rows(packed, run, codes + row, 1, &scale, out + row);
+      sse_map_rows(packed, m, codes + row, apart, 4, &scale, out + row);
+    for (; row < rows; row += 16)
+      sse_map_rows(packed, m, codes + row, apart, 1, &scale, out + row);
   }
 }
 

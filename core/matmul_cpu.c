@@ -31,10 +31,13 @@ int halut_matmul_scratch_fit(struct halut_matmul_scratch *scratch, const struct 
   grown.codes = halut_alloc(block + 3 * HALUT_CODE_BLOCK); /* a fourth of a group may be missing */
   grown.acc = halut_alloc(PUT_OUTPUTS * HALUT_CODE_BLOCK * sizeof(int32_t));
   grown.at = calloc(lut->codebooks, sizeof *grown.at);
-  if (!grown.value || !grown.codes || !grown.acc || !grown.at) {
+  grown.read = calloc((size_t)lut->codebooks * HALUT_LEVELS, sizeof *grown.read);
+  if (!grown.value || !grown.codes || !grown.acc || !grown.at || !grown.read) {
     halut_matmul_scratch_close(&grown);
     return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for %u codebooks", lut->codebooks);
   }
+  for (uint32_t i = 0; i < lut->codebooks * HALUT_LEVELS; i++)
+    grown.read[i].at = (ptrdiff_t)i * HALUT_CODE_BLOCK;
   halut_matmul_scratch_close(scratch);
   *scratch = grown;
   return HALUT_OK;
@@ -42,21 +45,11 @@ int halut_matmul_scratch_fit(struct halut_matmul_scratch *scratch, const struct 
 
 void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch) {
   free(scratch->value);
+  free(scratch->read);
   free(scratch->codes);
   free(scratch->acc);
   free(scratch->at);
   *scratch = (struct halut_matmul_scratch){0};
-}
-
-static void block_encode(const struct halut_lut *lut, const struct halut_kernels *kernels,
-                         struct halut_matmul_scratch *scratch, size_t wide) {
-  for (uint32_t c = 0; c < lut->codebooks; c++) {
-    const uint8_t *source[HALUT_LEVELS];
-    for (size_t level = 0; level < HALUT_LEVELS; level++)
-      source[level] = scratch->value + ((size_t)c * HALUT_LEVELS + level) * HALUT_CODE_BLOCK;
-    kernels->encode(source, NULL, lut->threshold + (size_t)c * HALUT_PROTOTYPES, wide,
-                    scratch->codes + (size_t)c * HALUT_CODE_BLOCK, 0);
-  }
 }
 
 /* Sums and floats of all outputs of a block, fetching `ahead` meanwhile. */
@@ -64,7 +57,7 @@ static void block_sum(const struct halut_packed *packed, const struct halut_kern
                       struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
                       size_t rows, struct halut_ahead ahead, float *y, bool is_large) {
   const uint32_t outputs = packed->lut->outputs;
-  const uint32_t wide = (uint32_t)(rows + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
+  const uint32_t wide = (uint32_t)halut_sum_rows(rows);
   const size_t share = ahead.bytes / ((outputs + SUM_OUTPUTS - 1) / SUM_OUTPUTS);
   for (uint32_t m = 0; m < outputs; m += PUT_OUTPUTS) {
     const uint32_t puts = outputs - m < PUT_OUTPUTS ? outputs - m : PUT_OUTPUTS;
@@ -134,7 +127,9 @@ void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_
     const struct halut_ahead second = {first.at + half, half};
     kernels->quantise(floats->affine, from, here, scratch->value, HALUT_CODE_BLOCK, first);
     uint64_t since = halut_clock_ns();
-    block_encode(lut, kernels, scratch, halut_pad_rows(here));
+    kernels->encode(scratch->value, NULL, scratch->read, lut->threshold, lut->codebooks,
+                    halut_pad_rows(here), scratch->codes,
+                    halut_code_stride(kernels->accumulate, halut_sum_rows(here)));
     halut_clock_lap(&scratch->stages.encode_ns, &since);
     if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
     block_sum(packed, kernels, scratch, floats, here, second, y + row * lut->outputs, is_large);

@@ -12,6 +12,7 @@
 /* Memory that one thread needs for any of its products: zero it, grow it at load. */
 struct halut_matmul_scratch {
   uint8_t *value; /* [codebooks][HALUT_LEVELS][HALUT_CODE_BLOCK] */
+  struct halut_read *read; /* [codebooks][HALUT_LEVELS] of them */
   uint8_t *codes; /* [codebooks][HALUT_CODE_BLOCK] */
   int32_t *acc;   /* sums of the outputs that are made at a time */
   uint32_t *at;   /* [codebooks] where the entries of a row are */

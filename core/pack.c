@@ -1,15 +1,17 @@
 /* DESIGN: a byte shuffle gives one u8 a lookup. Subtracting each table's minimum makes int8 entries
  * u8 and narrows them; the minima go into one constant an output. Where the ranges (maximum less
  * minimum) of some tables add up to 255 or less, their lookups can be added as u8 without ever
- * wrapping, and one widening serves them all. So tables are put into groups of four, by handing
- * them out, widest first, to the group with the smallest sum so far; a group whose sum does not fit
- * is split into pairs, and a pair that does not fit into single tables. Each output has its own
- * groups, so each entry carries the place of its codebook's codes. A table with range 0 is only its
- * constant and is left out. */
+ * wrapping, and one widening serves them all. So tables are put into groups, widest first, each
+ * into the fullest group that still has room; a fourth table in a group would gain little and cost
+ * the kernels a register. Each output has its own groups, so each entry carries the place of its
+ * codebook's codes. A table with range 0 is only its constant and is left out.
+ *
+ * Every output reads all codes of a block. Those of more than HALUT_RUN_CODEBOOKS codebooks would
+ * not stay in the first-level cache, so an output is summed in runs of so many, and some outputs
+ * have their turn before the next codebooks have. */
 #include "pack.h"
 
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,28 +24,28 @@ void *halut_alloc(size_t bytes) {
   return memory;
 }
 
-enum { PACK_GROUP = 4 };
-
-struct pack_item {
-  uint32_t codebook;
-  int32_t range;
+enum {
+  PACK_GROUP = 3,
+  PACK_ROOMS = UINT8_MAX + 1,
+  PACK_NONE = -1,
+  PACK_ZEROS = HALUT_CODEBOOKS_MAX /* in place of a codebook: a table of zeros */
 };
 
 struct pack_group {
-  struct pack_item item[PACK_GROUP];
-  int32_t sum;
-  uint32_t count;
+  uint32_t codebook[PACK_GROUP], count;
+  int32_t room; /* what the ranges leave of 255 */
+  int32_t next; /* group with the same room, PACK_NONE: no other */
 };
 
 /* Where the next table goes, and the scratch of one run. */
 struct pack_writer {
   const struct halut_lut *lut;
   uint8_t *table;
-  uint32_t *at;
+  uint16_t *at;
   size_t entry;
-  struct pack_item *item;   /* [codebooks] */
-  struct pack_group *group; /* [codebooks / PACK_GROUP + 1] */
-  uint8_t *split;           /* [groups] how many tables at a time a group is read: 4, 2 or 1 */
+  struct pack_group group[HALUT_RUN_CODEBOOKS + PACK_GROUP];
+  uint32_t groups;
+  int32_t open[PACK_ROOMS]; /* by room: the first group that may take another table */
 };
 
 static const int8_t *pack_entries(const struct halut_lut *lut, uint32_t m, uint32_t c) {
@@ -62,141 +64,150 @@ static int32_t pack_range(const int8_t *entries) {
   return most - pack_minimum(entries);
 }
 
-static int pack_compare(const void *left, const void *right) {
-  const struct pack_item *a = left, *b = right;
-  if (a->range != b->range) return a->range < b->range ? 1 : -1;
-  return a->codebook < b->codebook ? -1 : 1; /* the same order everywhere */
+static void pack_open(struct pack_writer *writer, int32_t g) {
+  struct pack_group *group = &writer->group[g];
+  if (group->count == PACK_GROUP) return;
+  group->next = writer->open[group->room];
+  writer->open[group->room] = g;
 }
 
-static void pack_sift(struct pack_group *group, uint32_t count) {
-  for (uint32_t g = 0, least; 2 * g + 1 < count; g = least) {
-    least = 2 * g + 1;
-    if (least + 1 < count && group[least + 1].sum < group[least].sum) least++;
-    if (group[g].sum <= group[least].sum) break;
-    struct pack_group moved = group[g];
-    group[g] = group[least];
-    group[least] = moved;
+/* Into the fullest group with room for it, or one of its own. */
+static void pack_add(struct pack_writer *writer, uint32_t c, int32_t range) {
+  int32_t room = range, g;
+  while (room < PACK_ROOMS && writer->open[room] == PACK_NONE) room++;
+  if (room < PACK_ROOMS) {
+    g = writer->open[room];
+    writer->open[room] = writer->group[g].next;
+  } else {
+    g = (int32_t)writer->groups++;
+    writer->group[g] = (struct pack_group){.room = UINT8_MAX};
   }
+  struct pack_group *group = &writer->group[g];
+  group->codebook[group->count++] = c;
+  group->room -= range;
+  pack_open(writer, g);
 }
 
-/* Items must be sorted, widest first. The groups with room are a heap, smallest sum at its root. */
-static uint32_t pack_deal(struct pack_writer *writer, uint32_t items) {
-  uint32_t groups = (items + PACK_GROUP - 1) / PACK_GROUP;
-  uint32_t open = groups;
-  struct pack_group *root = writer->group;
-  memset(root, 0, groups * sizeof *root);
-  for (uint32_t i = 0; i < items; i++) {
-    root->item[root->count++] = writer->item[i];
-    root->sum += writer->item[i].range;
-    if (root->count == PACK_GROUP) {
-      struct pack_group full = *root;
-      *root = writer->group[--open];
-      writer->group[open] = full;
+/* Groups of codebooks first .. last - 1 for output m, which are added to its base. */
+static void pack_groups(struct pack_writer *writer, uint32_t m, uint32_t first, uint32_t last,
+                        struct halut_base *base) {
+  uint32_t sorted[HALUT_RUN_CODEBOOKS], start[PACK_ROOMS + 1] = {0};
+  int32_t range[HALUT_RUN_CODEBOOKS];
+  for (uint32_t c = first; c < last; c++) {
+    const int8_t *entries = pack_entries(writer->lut, m, c);
+    range[c - first] = pack_range(entries);
+    base->least += pack_minimum(entries);
+    base->range += (uint32_t)range[c - first];
+    start[UINT8_MAX - range[c - first] + 1]++;
+  }
+  for (uint32_t i = 0; i < UINT8_MAX; i++) start[i + 1] += start[i];
+  const uint32_t some = start[UINT8_MAX]; /* those of range 0 are last */
+  for (uint32_t c = first; c < last; c++) sorted[start[UINT8_MAX - range[c - first]]++] = c;
+  for (int i = 0; i < PACK_ROOMS; i++) writer->open[i] = PACK_NONE;
+  writer->groups = 0;
+  for (uint32_t i = 0; i < some; i++) pack_add(writer, sorted[i], range[sorted[i] - first]);
+}
+
+/* Takes a table out of a group of `size` if the number of these is odd, so that all have a twin. A
+ * single table gets one of zeros. */
+static void pack_even(struct pack_writer *writer, uint32_t size) {
+  struct pack_group *odd = NULL;
+  uint32_t count = 0;
+  for (uint32_t g = 0; g < writer->groups; g++)
+    if (writer->group[g].count == size) {
+      odd = &writer->group[g];
+      count++;
     }
-    pack_sift(root, open);
-  }
-  return groups;
-}
-
-/* A full group is read as pairs of its widest with its narrowest table and of the two between. */
-static void pack_judge(struct pack_writer *writer, uint32_t groups) {
-  for (uint32_t g = 0; g < groups; g++) {
-    struct pack_group *group = &writer->group[g];
-    struct pack_item *item = group->item;
-    writer->split[g] = 1;
-    if (group->count == 2 && group->sum <= UINT8_MAX) writer->split[g] = 2;
-    if (group->count != PACK_GROUP) continue;
-    struct pack_item narrow = item[3];
-    item[3] = item[2];
-    item[2] = item[1];
-    item[1] = narrow;
-    bool paired = item[0].range + item[1].range <= UINT8_MAX &&
-                  item[2].range + item[3].range <= UINT8_MAX;
-    writer->split[g] = group->sum <= UINT8_MAX ? 4 : paired ? 2 : 1;
-  }
+  if (count % 2 == 0) return;
+  struct pack_group *more = &writer->group[writer->groups++];
+  *more = (struct pack_group){.codebook = {PACK_ZEROS}, .count = 1};
+  if (size > 1) more->codebook[0] = odd->codebook[--odd->count];
 }
 
 static void pack_write(struct pack_writer *writer, uint32_t m, uint32_t c) {
+  uint8_t *table = writer->table + writer->entry * HALUT_PROTOTYPES;
+  uint16_t *at = &writer->at[writer->entry++];
+  if (c == PACK_ZEROS) return; /* as the memory is, and any codes will do */
   const int8_t *entries = pack_entries(writer->lut, m, c);
-  int32_t least = pack_minimum(entries);
-  for (int k = 0; k < HALUT_PROTOTYPES; k++) {
-    writer->table[writer->entry * HALUT_PROTOTYPES + (size_t)k] = (uint8_t)(entries[k] - least);
-  }
-  writer->at[writer->entry++] = c * HALUT_CODE_BLOCK;
+  const int32_t least = pack_minimum(entries);
+  for (int k = 0; k < HALUT_PROTOTYPES; k++) table[k] = (uint8_t)(entries[k] - least);
+  *at = (uint16_t)(c * HALUT_SUM_ROWS);
 }
+static_assert((HALUT_CODEBOOKS_MAX - 1) * HALUT_SUM_ROWS <= UINT16_MAX, "a place fits");
 
-/* Takes codebooks from `c` as long as their sum fits a u16; returns the first it did not take. */
-static uint32_t pack_run(struct pack_writer *writer, uint32_t m, uint32_t c,
-                         struct halut_run *run) {
-  int32_t sum = 0;
-  uint32_t items = 0;
-  *run = (struct halut_run){.entry = writer->entry};
-  for (; c < writer->lut->codebooks; c++) {
-    const int8_t *entries = pack_entries(writer->lut, m, c);
-    int32_t range = pack_range(entries);
-    if (sum + range > UINT16_MAX) break;
-    sum += range;
-    run->base += pack_minimum(entries);
-    if (range) writer->item[items++] = (struct pack_item){c, range};
-  }
-  qsort(writer->item, items, sizeof *writer->item, pack_compare);
-  uint32_t groups = pack_deal(writer, items);
-  pack_judge(writer, groups);
-  for (uint8_t size = PACK_GROUP; size; size /= 2) {
-    uint32_t count = 0;
-    for (uint32_t g = 0; g < groups; g++) {
-      if (writer->split[g] != size) continue;
-      for (uint32_t i = 0; i < writer->group[g].count; i++) {
-        pack_write(writer, m, writer->group[g].item[i].codebook);
-      }
-      count += writer->group[g].count / size;
+/* Writes the groups of `size` in twins; returns how many twins there are. */
+static uint32_t pack_twins(struct pack_writer *writer, uint32_t m, uint32_t size) {
+  const struct pack_group *first = NULL;
+  uint32_t twins = 0;
+  for (uint32_t g = 0; g < writer->groups; g++) {
+    const struct pack_group *group = &writer->group[g];
+    if (group->count != size) continue;
+    for (uint32_t i = 0; first && i < size; i++) {
+      pack_write(writer, m, first->codebook[i]);
+      pack_write(writer, m, group->codebook[i]);
     }
-    *(size == 4 ? &run->quads : size == 2 ? &run->pairs : &run->singles) = count;
+    twins += first != NULL;
+    first = first ? NULL : group;
   }
-  return c;
+  return twins;
 }
 
-/* A u16 holds at least 65535 / 255 = 257 tables. */
-static uint32_t pack_runs_max(uint32_t codebooks) { return codebooks / 257 + 1; }
+static void pack_run(struct pack_writer *writer, uint32_t m, struct halut_run *run) {
+  for (uint32_t size = PACK_GROUP; size; size--) pack_even(writer, size);
+  run->entry = writer->entry;
+  run->threes = pack_twins(writer, m, 3);
+  run->twos = pack_twins(writer, m, 2);
+  run->ones = pack_twins(writer, m, 1);
+}
+
+/* Runs of outputs first .. last - 1 in the order in which kernels read them. */
+static void pack_tile(struct pack_writer *writer, uint32_t first, uint32_t last, uint32_t runs,
+                      struct halut_run *run, struct halut_base *base) {
+  const uint32_t codebooks = writer->lut->codebooks;
+  for (uint32_t r = 0, c = 0; r < runs; r++, c += HALUT_RUN_CODEBOOKS) {
+    const uint32_t left = codebooks - c;
+    const uint32_t end = c + (left < HALUT_RUN_CODEBOOKS ? left : HALUT_RUN_CODEBOOKS);
+    for (uint32_t m = first; m < last; m++) {
+      pack_groups(writer, m, c, end, &base[m]);
+      pack_run(writer, m, &run[(size_t)m * runs + r]);
+    }
+  }
+}
 
 static int pack_bytes(struct halut_packed *packed) {
   const struct halut_lut *lut = packed->lut;
-  size_t entries = (size_t)lut->outputs * lut->codebooks;
-  size_t runs = (size_t)lut->outputs * pack_runs_max(lut->codebooks);
-  size_t run_bytes = runs * sizeof(struct halut_run);
-  size_t at_bytes = entries * sizeof(uint32_t);
-  size_t start_bytes = ((size_t)lut->outputs + 1) * sizeof(uint32_t);
-  uint8_t *memory = halut_alloc(entries * HALUT_PROTOTYPES + run_bytes + at_bytes + start_bytes);
-  uint32_t groups = lut->codebooks / PACK_GROUP + 1;
-  struct pack_writer writer = {.lut = lut};
-  writer.item = calloc(lut->codebooks, sizeof *writer.item);
-  writer.group = calloc(groups, sizeof *writer.group);
-  writer.split = calloc(groups, sizeof *writer.split);
-  int error = memory && writer.item && writer.group && writer.split ? HALUT_OK : HALUT_ENOMEM;
-  if (error) {
+  const uint32_t runs = (lut->codebooks + HALUT_RUN_CODEBOOKS - 1) / HALUT_RUN_CODEBOOKS;
+  const size_t entries = (size_t)lut->outputs * (lut->codebooks + runs);
+  const size_t table_bytes = entries * HALUT_PROTOTYPES;
+  const size_t run_bytes = (size_t)lut->outputs * runs * sizeof(struct halut_run);
+  const size_t base_bytes = lut->outputs * sizeof(struct halut_base);
+  uint8_t *memory =
+      halut_alloc(table_bytes + run_bytes + base_bytes + entries * sizeof(uint16_t));
+  struct pack_writer *writer = malloc(sizeof *writer);
+  if (!memory || !writer) {
     free(memory);
-    goto done;
+    free(writer);
+    return HALUT_ENOMEM;
   }
-  writer.table = memory;
-  struct halut_run *run = (struct halut_run *)(void *)(memory + entries * HALUT_PROTOTYPES);
-  writer.at = (uint32_t *)(void *)(memory + entries * HALUT_PROTOTYPES + run_bytes);
-  uint32_t *run_start = writer.at + entries;
-  uint32_t count = 0;
-  for (uint32_t m = 0; m < lut->outputs; m++) {
-    run_start[m] = count;
-    for (uint32_t c = 0; c < lut->codebooks;) c = pack_run(&writer, m, c, &run[count++]);
+  struct halut_run *run = (struct halut_run *)(void *)(memory + table_bytes);
+  struct halut_base *base = (struct halut_base *)(void *)(memory + table_bytes + run_bytes);
+  writer->lut = lut;
+  writer->entry = 0;
+  writer->table = memory;
+  writer->at = (uint16_t *)(void *)(memory + table_bytes + run_bytes + base_bytes);
+  for (uint32_t m = 0; m < lut->outputs; m += HALUT_RUN_OUTPUTS) {
+    const uint32_t left = lut->outputs - m;
+    const uint32_t last = m + (left < HALUT_RUN_OUTPUTS ? left : HALUT_RUN_OUTPUTS);
+    pack_tile(writer, m, last, runs, run, base);
   }
-  run_start[lut->outputs] = count;
-  packed->table = writer.table;
-  packed->at = writer.at;
+  packed->table = memory;
+  packed->at = writer->at;
   packed->run = run;
-  packed->run_start = run_start;
+  packed->base = base;
+  packed->runs = runs;
   packed->memory = memory;
-done:
-  free(writer.item);
-  free(writer.group);
-  free(writer.split);
-  return error;
+  free(writer);
+  return HALUT_OK;
 }
 
 static int pack_quads(struct halut_packed *packed) {
@@ -295,7 +306,10 @@ void halut_pack_slice(const struct halut_packed *packed, uint32_t first, uint32_
   slice->lut = *packed->lut;
   slice->lut.outputs = count;
   slice->lut.table = pack_entries(packed->lut, first, 0);
-  if (packed->layout == HALUT_LAYOUT_BYTES) slice->packed.run_start += first;
+  if (packed->layout == HALUT_LAYOUT_BYTES) {
+    slice->packed.run += (size_t)first * packed->runs;
+    slice->packed.base += first;
+  }
   if (packed->layout == HALUT_LAYOUT_QUADS) slice->packed.quad += first * quads;
 }
 

@@ -11,20 +11,39 @@
 /* Rows whose codes lie together: codes are [codebooks][HALUT_CODE_BLOCK]. */
 enum { HALUT_CODE_BLOCK = 128 };
 
+/* accumulate takes a multiple of this many rows: one 4x4 map is enough */
+enum { HALUT_SUM_ROWS = 16 };
+
+static inline size_t halut_sum_rows(size_t rows) {
+  return (rows + HALUT_SUM_ROWS - 1) / HALUT_SUM_ROWS * HALUT_SUM_ROWS;
+}
+
 enum halut_layout {
   HALUT_LAYOUT_NONE = 0, /* the lut as it is */
-  HALUT_LAYOUT_BYTES, /* for byte shuffles: u8 tables, less their minimum, in groups of 4, 2, 1 */
+  HALUT_LAYOUT_BYTES, /* for byte shuffles: u8 tables, less their minimum, in groups of 3, 2, 1 */
   HALUT_LAYOUT_QUADS, /* for 64-byte permutes: i8 tables of four codebooks side by side */
   HALUT_LAYOUT_ROWS,  /* for one row: the outputs of an entry side by side */
   HALUT_LAYOUTS
 };
 
-/* BYTES. A run of codebooks of one output whose u8 sum fits a u16. Its tables are read in this
- * order: four at a time whose sum fits a u8, then two at a time, then one by one. */
+enum {
+  HALUT_RUN_CODEBOOKS = 128, /* whose codes, 16 KiB a block, leave half of the first-level cache */
+  HALUT_RUN_OUTPUTS = 32     /* whose tables of the same codebooks lie one after another */
+};
+
+/* BYTES. The tables of one output for HALUT_RUN_CODEBOOKS codebooks. They are read in groups whose
+ * sum fits a u8: of three, then of two, then single ones; groups come in twins, tables in turn from
+ * the one and from the other. The sum of a run fits a u16. */
 struct halut_run {
-  size_t entry;                    /* of its first table in `table` and `at` */
-  uint32_t quads, pairs, singles;  /* groups of four, two, one */
-  int32_t base;                    /* what the run's u8 sum lacks to the sum of int8 entries */
+  size_t entry;                 /* of its first table in `table` and `at` */
+  uint32_t threes, twos, ones;  /* twins of groups of three, two, one */
+};
+
+/* BYTES. Of all tables of an output: the sum of their minima, which the u8 sum lacks to the sum of
+ * int8 entries, and the sum of their ranges, which it does not exceed. */
+struct halut_base {
+  int32_t least;
+  uint32_t range;
 };
 
 struct halut_packed {
@@ -33,9 +52,10 @@ struct halut_packed {
 
   /* BYTES */
   const uint8_t *table;         /* [entry][HALUT_PROTOTYPES] */
-  const uint32_t *at;           /* [entry] offset of the codebook's codes in a block */
-  const struct halut_run *run;  /* of output m: run_start[m] to run_start[m + 1] - 1 */
-  const uint32_t *run_start;    /* [outputs + 1] */
+  const uint16_t *at;           /* [entry] HALUT_SUM_ROWS times the codebook */
+  const struct halut_run *run;  /* [outputs][runs] */
+  const struct halut_base *base; /* [outputs] */
+  uint32_t runs;                /* of an output */
 
   /* QUADS: codebooks padded to a multiple of four, outputs to one of HALUT_QUAD_OUTPUTS, with 0 */
   const int8_t *quad; /* [outputs / HALUT_QUAD_OUTPUTS][codebooks / 4][HALUT_QUAD_OUTPUTS][4][16] */

@@ -190,27 +190,27 @@ static void setup(void) { random_state = seed; }
 
 START_TEST(encode_matches_ref) {
   for (int round = 0; round < ROUNDS; round++) {
-    int kind = round % DATA_KINDS;
-    uint32_t rows = 32 * (1 + random_below(12));
-    size_t stride = HALUT_CODE_BLOCK * (1 + random_below(3));
-    size_t bytes = (rows - 1) / HALUT_CODE_BLOCK * stride + (rows - 1) % HALUT_CODE_BLOCK + 1;
-    const uint8_t *source[HALUT_LEVELS], *mask[HALUT_LEVELS];
-    uint8_t threshold[HALUT_PROTOTYPES];
-    for (int level = 0; level < HALUT_LEVELS; level++) {
-      uint8_t *values = buffer_make(rows), *bits = buffer_make(rows);
-      fill(values, rows, kind);
-      for (uint32_t i = 0; i < rows; i++) bits[i] = random_below(4) ? 255 : 0;
-      source[level] = values;
-      mask[level] = bits;
-    }
-    fill(threshold, sizeof threshold, kind);
+    const int kind = round % DATA_KINDS;
+    const uint32_t codebooks = 1 + random_below(5), rows = 32 * (1 + random_below(4));
+    const size_t stride = 16 + 16 * random_below(12), bytes = (codebooks - 1) * stride + rows;
+    const size_t values = 4 * rows;
+    struct halut_read *read =
+        (struct halut_read *)(void *)buffer_make_aligned(codebooks * HALUT_LEVELS * sizeof *read);
+    uint8_t *value = buffer_make(values), *masks = buffer_make(values);
+    uint8_t *threshold = buffer_make((size_t)codebooks * HALUT_PROTOTYPES);
     uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
-    const uint8_t *const *used = random_below(2) ? mask : NULL;
+    fill(value, values, kind);
+    fill(threshold, (size_t)codebooks * HALUT_PROTOTYPES, kind);
+    for (size_t i = 0; i < values; i++) masks[i] = random_below(4) ? 255 : 0;
+    for (uint32_t i = 0; i < codebooks * HALUT_LEVELS; i++)
+      read[i] = (struct halut_read){(ptrdiff_t)random_below(3 * rows + 1) - rows,
+                                    random_below(3 * rows + 1)};
+    const uint8_t *used = random_below(2) ? masks : NULL;
     poison(want, bytes);
-    halut_encode_ref(source, used, threshold, rows, want, stride);
+    halut_encode_ref(value + rows, used, read, threshold, codebooks, rows, want, stride);
     FOR_EACH(encode, k) {
       poison(got, bytes);
-      k->fn.encode(source, used, threshold, rows, got, stride);
+      k->fn.encode(value + rows, used, read, threshold, codebooks, rows, got, stride);
       ck_assert_msg(same_with_guard(want, got, bytes), "encode %s, %s data, %u rows, %s mask",
                     k->name, data_name[kind], rows, used ? "with" : "no");
     }
@@ -222,7 +222,8 @@ END_TEST
 struct problem {
   struct halut_lut lut;
   struct halut_requant requant;
-  uint8_t *codes; /* one block */
+  uint8_t *codes; /* one block, as the kernel `ref` takes it */
+  size_t codes_bytes;
   uint32_t rows;
 };
 
@@ -240,10 +241,27 @@ static void problem_make(struct problem *p, int kind, uint32_t codebooks, uint32
   }
   p->lut = (struct halut_lut){.codebooks = codebooks, .outputs = outputs, .table = table};
   p->requant = (struct halut_requant){bias, scale};
-  p->codes = buffer_make_aligned((size_t)codebooks * HALUT_CODE_BLOCK);
-  for (size_t i = 0; i < (size_t)codebooks * HALUT_CODE_BLOCK; i++)
-    p->codes[i] = (uint8_t)random_below(16);
+  p->codes_bytes = codebooks * halut_code_stride(&halut_accumulate_ref, rows);
+  p->codes = buffer_make_aligned(p->codes_bytes);
+  for (size_t i = 0; i < p->codes_bytes; i++) p->codes[i] = (uint8_t)random_below(16);
   p->rows = rows;
+}
+
+static size_t codes_bytes(const struct kernel *k, const struct problem *p) {
+  const struct halut_accumulate *accumulate = k->fn.accumulate;
+  if (accumulate->arrange) return halut_codes_bytes(p->lut.codebooks);
+  return p->lut.codebooks * halut_code_stride(accumulate, p->rows);
+}
+
+/* The problem's codes as the kernel takes them. It may not rely on those of padded codebooks. */
+static void codes_fill(const struct kernel *k, const struct problem *p,
+                       const struct halut_packed *packed, uint8_t *codes) {
+  const size_t from = halut_code_stride(&halut_accumulate_ref, p->rows);
+  const size_t to = halut_code_stride(k->fn.accumulate, p->rows);
+  fill(codes, codes_bytes(k, p), UNIFORM);
+  for (uint32_t c = 0; c < p->lut.codebooks; c++)
+    memcpy(codes + c * to, p->codes + c * from, p->rows);
+  if (k->fn.accumulate->arrange) k->fn.accumulate->arrange(packed, codes);
 }
 
 static void check_accumulate(const struct kernel *k, const struct problem *p, const char *kind) {
@@ -251,13 +269,10 @@ static void check_accumulate(const struct kernel *k, const struct problem *p, co
   struct halut_diag diag;
   uint32_t outputs = p->lut.outputs, rows = p->rows;
   size_t stride = rows + random_below(3) * 16, items = (outputs - 1) * stride + rows;
-  size_t codes_bytes = halut_codes_bytes(p->lut.codebooks);
   ck_assert_int_eq(halut_pack(&p->lut, k->fn.accumulate->layout, &packed, &diag), 0);
-  uint8_t *codes = buffer_make_aligned(codes_bytes);
-  fill(codes, codes_bytes, UNIFORM); /* a kernel may not rely on the codes of padded codebooks */
-  memcpy(codes, p->codes, (size_t)p->lut.codebooks * HALUT_CODE_BLOCK);
+  uint8_t *codes = buffer_make_aligned(codes_bytes(k, p));
+  codes_fill(k, p, &packed, codes);
   uint8_t *want = buffer_make(items * sizeof(int32_t)), *got = buffer_make(items * sizeof(int32_t));
-  if (k->fn.accumulate->arrange) k->fn.accumulate->arrange(&packed, codes);
   poison(want, items * sizeof(int32_t));
   poison(got, items * sizeof(int32_t));
   halut_accumulate_ref.sum(&plain, p->codes, rows, (int32_t *)(void *)want, stride);
@@ -288,11 +303,24 @@ START_TEST(accumulate_matches_ref) {
 }
 END_TEST
 
-/* Tables whose ranges add up to just 255 or just 256, in twos and fours, always at their largest
+/* More outputs and codebooks than are summed at once. */
+START_TEST(accumulate_matches_ref_in_tiles_and_runs) {
+  static const uint32_t rows[] = {16, 32, 48, 64, 96, 112, 128};
+  for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+    for (uint32_t more = 0; more < 2; more++) {
+      struct problem p;
+      problem_make(&p, UNIFORM, 2 * HALUT_RUN_CODEBOOKS + more, HALUT_RUN_OUTPUTS + 1, rows[i]);
+      FOR_EACH(accumulate, k) check_accumulate(k, &p, "tiled");
+      buffer_free_all();
+    }
+}
+END_TEST
+
+/* Tables whose ranges add up to just 255 or just 256, in twos and threes, always at their largest
  * entries. */
 START_TEST(accumulate_matches_ref_at_the_edge_of_packing) {
   static const uint8_t range[][4] = {{255, 0, 0, 0},   {128, 127, 128, 127}, {128, 128, 128, 128},
-                                     {64, 64, 64, 63}, {64, 64, 64, 64},     {254, 1, 254, 1},
+                                     {85, 85, 85, 85}, {86, 85, 85, 86},     {254, 1, 254, 1},
                                      {254, 2, 254, 2}, {255, 255, 255, 255}, {252, 1, 1, 1}};
   for (uint32_t i = 0; i < sizeof range / sizeof range[0]; i++) {
     for (uint32_t codebooks = 1; codebooks <= 12; codebooks++) {
@@ -304,7 +332,7 @@ START_TEST(accumulate_matches_ref_at_the_edge_of_packing) {
           table[t * HALUT_PROTOTYPES + k] = (int8_t)((k & 1 ? range[i][t % 4] : 0) - 128);
         }
       }
-      memset(p.codes, 15, (size_t)codebooks * HALUT_CODE_BLOCK);
+      memset(p.codes, 15, p.codes_bytes);
       FOR_EACH(accumulate, k) check_accumulate(k, &p, "edge");
       buffer_free_all();
     }
@@ -312,7 +340,7 @@ START_TEST(accumulate_matches_ref_at_the_edge_of_packing) {
 }
 END_TEST
 
-/* The largest sum a run may hold: 257 tables of range 255, and one more. */
+/* The largest sum that fits a u16: 257 tables of range 255, and one more. */
 START_TEST(accumulate_matches_ref_at_the_largest_sums) {
   for (uint32_t codebooks = 254; codebooks <= 260; codebooks++) {
     for (int top = 0; top < 2; top++) {
@@ -320,7 +348,7 @@ START_TEST(accumulate_matches_ref_at_the_largest_sums) {
       problem_make(&p, UNIFORM, codebooks, 2, 128);
       int8_t *table = (int8_t *)(uintptr_t)p.lut.table;
       for (uint32_t i = 0; i < codebooks * 2 * HALUT_PROTOTYPES; i++) table[i] = i & 1 ? 127 : -128;
-      memset(p.codes, top, (size_t)codebooks * HALUT_CODE_BLOCK);
+      memset(p.codes, top, p.codes_bytes);
       FOR_EACH(accumulate, k) check_accumulate(k, &p, "largest");
       buffer_free_all();
     }
@@ -640,20 +668,20 @@ static void bench(const char *title, enum kind kind, double units, const char *u
   }
 }
 
+enum { BENCH_CODEBOOKS = 64, BENCH_BYTES = 2 * HALUT_CODE_BLOCK };
+
 struct bench_encode {
-  const uint8_t *source[HALUT_LEVELS], *mask[HALUT_LEVELS];
-  uint8_t threshold[HALUT_PROTOTYPES];
-  uint8_t *codes;
+  uint8_t *value, *masks, *threshold, *codes;
+  struct halut_read read[BENCH_CODEBOOKS * HALUT_LEVELS];
   size_t rows;
-  int codebooks, masked;
+  int blocks, masked;
 };
 
 static void bench_encode_run(void *self, const struct kernel *k) {
   struct bench_encode *b = self;
-  for (int c = 0; c < b->codebooks; c++) {
-    k->fn.encode(b->source, b->masked ? b->mask : NULL, b->threshold, b->rows,
-                 b->codes + (size_t)c * HALUT_CODE_BLOCK, (size_t)b->codebooks * HALUT_CODE_BLOCK);
-  }
+  for (int i = 0; i < b->blocks; i++)
+    k->fn.encode(b->value, b->masked ? b->masks : NULL, b->read, b->threshold, BENCH_CODEBOOKS,
+                 b->rows, b->codes, HALUT_CODE_BLOCK);
 }
 
 struct bench_accumulate {
@@ -666,7 +694,7 @@ struct bench_accumulate {
 
 static void bench_accumulate_run(void *self, const struct kernel *k) {
   struct bench_accumulate *b = self;
-  size_t i = (size_t)(k - kernel_list), block = (size_t)b->problem.lut.codebooks * HALUT_CODE_BLOCK;
+  size_t i = (size_t)(k - kernel_list), block = codes_bytes(k, &b->problem);
   for (uint32_t n = 0; n < b->blocks; n++) {
     k->fn.accumulate->map(&b->packed[i], b->codes[i] + n * block, b->problem.rows,
                           &b->problem.requant, b->out + n * HALUT_CODE_BLOCK,
@@ -687,14 +715,11 @@ static void bench_accumulate_shape(uint32_t codebooks, uint32_t outputs, uint32_
   }
   b->out = halut_alloc((size_t)outputs * b->blocks * HALUT_CODE_BLOCK);
   FOR_EACH(accumulate, k) {
-    size_t i = (size_t)(k - kernel_list), block = (size_t)codebooks * HALUT_CODE_BLOCK;
+    size_t i = (size_t)(k - kernel_list), block = codes_bytes(k, &b->problem);
     if (halut_pack(&b->problem.lut, k->fn.accumulate->layout, &b->packed[i], NULL)) exit(1);
-    b->codes[i] = halut_alloc(b->blocks * block + 4 * HALUT_CODE_BLOCK);
-    for (uint32_t n = 0; n < b->blocks; n++) {
-      memcpy(b->codes[i] + n * block, b->problem.codes, block);
-      if (k->fn.accumulate->arrange)
-        k->fn.accumulate->arrange(&b->packed[i], b->codes[i] + n * block);
-    }
+    b->codes[i] = halut_alloc(b->blocks * block);
+    for (uint32_t n = 0; n < b->blocks; n++)
+      codes_fill(k, &b->problem, &b->packed[i], b->codes[i] + n * block);
   }
   snprintf(title, sizeof title, "map %ux%u, %u rows, %d-bit", codebooks, outputs, rows, bits);
   bench(title, KIND_accumulate, (double)codebooks * outputs * rows, "lookups/cycle",
@@ -760,20 +785,22 @@ static void bench_all(void) {
   printf("clock %.3f GHz, best of %d, kernels interleaved\n", ghz, BENCH_BEST_OF);
   for (uint32_t size = 32; size >= 4; size /= 2) {
     for (int masked = 1; masked >= 0; masked--) {
-      struct bench_encode b = {.codebooks = 64, .masked = masked};
+      struct bench_encode b = {.masked = masked};
       char title[64];
-      b.rows = halut_pad_rows((size_t)size * size);
-      for (int level = 0; level < HALUT_LEVELS; level++) {
-        uint8_t *values = buffer_make(b.rows), *bits = buffer_make(b.rows);
-        fill(values, b.rows, UNIFORM);
-        memset(bits, 255, b.rows);
-        b.source[level] = values;
-        b.mask[level] = bits;
-      }
-      fill(b.threshold, sizeof b.threshold, UNIFORM);
-      b.codes = halut_alloc((size_t)b.codebooks * (b.rows + HALUT_CODE_BLOCK));
+      const size_t rows = halut_pad_rows((size_t)size * size);
+      b.rows = rows < HALUT_CODE_BLOCK ? rows : HALUT_CODE_BLOCK;
+      b.blocks = (int)(rows / b.rows);
+      b.value = buffer_make(BENCH_CODEBOOKS * HALUT_LEVELS + BENCH_BYTES);
+      b.masks = buffer_make(BENCH_BYTES);
+      b.threshold = buffer_make(BENCH_CODEBOOKS * HALUT_PROTOTYPES);
+      b.codes = halut_alloc(BENCH_CODEBOOKS * HALUT_CODE_BLOCK);
+      fill(b.value, BENCH_CODEBOOKS * HALUT_LEVELS + BENCH_BYTES, UNIFORM);
+      fill(b.threshold, BENCH_CODEBOOKS * HALUT_PROTOTYPES, UNIFORM);
+      memset(b.masks, 255, BENCH_BYTES);
+      for (size_t i = 0; i < BENCH_CODEBOOKS * HALUT_LEVELS; i++)
+        b.read[i] = (struct halut_read){(ptrdiff_t)i, i % HALUT_CODE_BLOCK};
       snprintf(title, sizeof title, "encode 64x%ux%u%s", size, size, masked ? ", masked" : "");
-      bench(title, KIND_encode, -(double)b.codebooks * (double)b.rows / 32, "cycles/32 codes",
+      bench(title, KIND_encode, -(double)BENCH_CODEBOOKS * (double)rows / 32, "cycles/32 codes",
             bench_encode_run, &b, ghz);
       free(b.codes);
       buffer_free_all();
@@ -785,6 +812,7 @@ static void bench_all(void) {
     bench_accumulate_shape(128, 256, 256, bits, ghz);
     bench_accumulate_shape(256, 256, 64, bits, ghz);
     bench_accumulate_shape(256, 256, 16, bits, ghz);
+    bench_accumulate_shape(512, 256, 128, bits, ghz);
   }
   bench_small(ghz);
 }
@@ -796,6 +824,7 @@ static Suite *kernels_suite(void) {
   tcase_set_timeout(tests, 200);
   tcase_add_test(tests, encode_matches_ref);
   tcase_add_test(tests, accumulate_matches_ref);
+  tcase_add_test(tests, accumulate_matches_ref_in_tiles_and_runs);
   tcase_add_test(tests, accumulate_matches_ref_at_the_edge_of_packing);
   tcase_add_test(tests, accumulate_matches_ref_at_the_largest_sums);
   tcase_add_test(tests, pool2_matches_ref);

@@ -95,10 +95,9 @@ struct avx2_codes {
   size_t scale;
 };
 
-INLINE void avx2_ahead(const uint8_t *table, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += HALUT_ALIGN)
-    __builtin_prefetch(table + AHEAD_BYTES + i, 0, 2);
-}
+/* One line a step is enough to wake the processor's own prefetching; of 64 rows the loads are too
+ * many already. */
+INLINE void avx2_ahead(const uint8_t *table) { __builtin_prefetch(table + AHEAD_BYTES, 0, 2); }
 
 /* The constant by which vpmaddubsw picks odd bytes, in a register: gcc 12 otherwise loads it at
  * every use, and loads are what there are too few of. */
@@ -140,7 +139,7 @@ INLINE void avx2_run(const struct halut_packed *packed, const struct halut_run *
 #define BYTES2(v) _mm256_add_epi8(BYTES1(v), LOOKUP(t1, c1, v))
 #define BYTES3(v) _mm256_add_epi8(BYTES2(v), LOOKUP(t2, c2, v))
   for (uint32_t i = run->threes; i; i--, table += 96, at += 6) {
-    avx2_ahead(table, 96);
+    if (vectors == 4) avx2_ahead(table);
 #pragma GCC unroll 2
     for (int twin = 0; twin < 2; twin++) {
       const uint8_t *c0 = CODES(twin), *c1 = CODES(2 + twin), *c2 = CODES(4 + twin);
@@ -150,7 +149,7 @@ INLINE void avx2_run(const struct halut_packed *packed, const struct halut_run *
     }
   }
   for (uint32_t i = run->twos; i; i--, table += 64, at += 4) {
-    avx2_ahead(table, 64);
+    if (vectors == 4) avx2_ahead(table);
 #pragma GCC unroll 2
     for (int twin = 0; twin < 2; twin++) {
       const uint8_t *c0 = CODES(twin), *c1 = CODES(2 + twin);
@@ -159,7 +158,7 @@ INLINE void avx2_run(const struct halut_packed *packed, const struct halut_run *
     }
   }
   for (uint32_t i = run->ones; i; i--, table += 32, at += 2) {
-    avx2_ahead(table, 32);
+    if (vectors == 4) avx2_ahead(table);
 #pragma GCC unroll 2
     for (int twin = 0; twin < 2; twin++) {
       const uint8_t *c0 = CODES(twin);
@@ -199,15 +198,15 @@ INLINE void avx2_run_half(const struct halut_packed *packed, const struct halut_
   words = _mm256_add_epi16(words, sum);                                                            \
   odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(sum, pick));
   for (uint32_t i = run->threes; i; i--, table += 96, at += 6) {
-    avx2_ahead(table, 96);
+    avx2_ahead(table);
     WIDEN(_mm256_add_epi8(_mm256_add_epi8(LOOKUP(0), LOOKUP(2)), LOOKUP(4)))
   }
   for (uint32_t i = run->twos; i; i--, table += 64, at += 4) {
-    avx2_ahead(table, 64);
+    avx2_ahead(table);
     WIDEN(_mm256_add_epi8(LOOKUP(0), LOOKUP(2)))
   }
   for (uint32_t i = run->ones; i; i--, table += 32, at += 2) {
-    avx2_ahead(table, 32);
+    avx2_ahead(table);
     WIDEN(LOOKUP(0))
   }
 #undef WIDEN

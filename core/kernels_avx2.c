@@ -45,14 +45,21 @@ INLINE void avx2_encode(const uint8_t *value, const uint8_t *masks, const struct
     const __m256i root = _mm256_set1_epi8((char)threshold[1]);
     const uint8_t *s0 = value + read[0].at, *s1 = value + read[1].at;
     const uint8_t *s2 = value + read[2].at, *s3 = value + read[3].at;
+    const uint8_t *m0 = NULL, *m1 = NULL, *m2 = NULL, *m3 = NULL;
+    if (masks) {
+      m0 = masks + read[0].mask;
+      m1 = masks + read[1].mask;
+      m2 = masks + read[2].mask;
+      m3 = masks + read[3].mask;
+    }
     for (size_t row = 0; row < rows; row += 32) {
       __m256i v0 = avx2_load(s0 + row), v1 = avx2_load(s1 + row);
       __m256i v2 = avx2_load(s2 + row), v3 = avx2_load(s3 + row);
       if (masks) {
-        v0 = _mm256_and_si256(v0, avx2_load(masks + read[0].mask + row));
-        v1 = _mm256_and_si256(v1, avx2_load(masks + read[1].mask + row));
-        v2 = _mm256_and_si256(v2, avx2_load(masks + read[2].mask + row));
-        v3 = _mm256_and_si256(v3, avx2_load(masks + read[3].mask + row));
+        v0 = _mm256_and_si256(v0, avx2_load(m0 + row));
+        v1 = _mm256_and_si256(v1, avx2_load(m1 + row));
+        v2 = _mm256_and_si256(v2, avx2_load(m2 + row));
+        v3 = _mm256_and_si256(v3, avx2_load(m3 + row));
       }
       __m256i node = _mm256_add_epi8(_mm256_min_epu8(_mm256_subs_epu8(v0, root), one), two);
       node = avx2_level(node, v1, tree);
@@ -421,37 +428,76 @@ static void avx2_map(const struct halut_packed *packed, const uint8_t *codes, ui
 const struct halut_accumulate halut_accumulate_avx2 = {
     .layout = HALUT_LAYOUT_BYTES, .sum = avx2_sum, .map = avx2_map};
 
-/* 2x2 maximum: rows pairwise, then even with odd columns. */
+/* The larger of each two neighbours, as words. */
+INLINE __m256i avx2_neighbours(__m256i bytes) {
+  return _mm256_and_si256(_mm256_max_epu8(bytes, _mm256_srli_epi16(bytes, 8)),
+                          _mm256_set1_epi16(255));
+}
+
+/* Two rows of 32 as words. */
+INLINE __m256i avx2_pool32(const uint8_t *in, size_t width) {
+  return avx2_neighbours(_mm256_max_epu8(avx2_load(in), avx2_load(in + width)));
+}
+
+/* Four rows of 16 as two of words. */
+INLINE __m256i avx2_pool16(const uint8_t *in) {
+  const __m256i a = avx2_load(in), b = avx2_load(in + 32);
+  return avx2_neighbours(_mm256_max_epu8(_mm256_permute2x128_si256(a, b, 0x20),
+                                         _mm256_permute2x128_si256(a, b, 0x31)));
+}
+
+/* Eight rows of 8, of which each lane gets two after another: 0 and 4, 2 and 6. */
+INLINE __m128i avx2_pool8(const uint8_t *in) {
+  const __m256i a = avx2_load(in), b = avx2_load(in + 32);
+  const __m256i most = avx2_neighbours(
+      _mm256_max_epu8(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+  return _mm256_castsi256_si128(
+      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(most, most), order));
+}
+
+/* Words of two vectors as bytes, in order. */
+INLINE __m256i avx2_narrow(__m256i one, __m256i two) {
+  return _mm256_permute4x64_epi64(_mm256_packus_epi16(one, two), 0xd8);
+}
+
+/* Columns `first` and on of two rows. */
+static void avx2_pool_rest(const uint8_t *in, uint32_t width, uint32_t first, uint8_t *out) {
+  uint32_t x = first;
+  for (; x + 8 <= width; x += 8) {
+    const __m128i most = _mm_max_epu8(_mm_loadl_epi64((const __m128i *)(in + x)),
+                                      _mm_loadl_epi64((const __m128i *)(in + width + x)));
+    const __m128i words = _mm256_castsi256_si128(avx2_neighbours(_mm256_zextsi128_si256(most)));
+    const int four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    memcpy(out + x / 2, &four, sizeof four);
+  }
+  for (; x < width; x += 2) {
+    uint8_t a = in[x] > in[x + 1] ? in[x] : in[x + 1];
+    uint8_t b = in[width + x] > in[width + x + 1] ? in[width + x] : in[width + x + 1];
+    out[x / 2] = a > b ? a : b;
+  }
+}
+
+/* 2x2 maximum: rows pairwise, then neighbours. The widths of our own maps fill whole vectors. */
 void halut_pool2_avx2(const uint8_t *in, uint32_t height, uint32_t width, uint8_t *out) {
-  const __m256i low = _mm256_set1_epi16(255);
-  for (uint32_t y = 0; y < height / 2; y++, in += 2 * (size_t)width, out += width / 2) {
-    uint32_t x = 0;
-    for (; x + 32 <= width; x += 32) {
-      __m256i most = _mm256_max_epu8(avx2_load(in + x), avx2_load(in + width + x));
-      most = _mm256_and_si256(_mm256_max_epu8(most, _mm256_srli_epi16(most, 8)), low);
-      most = _mm256_permute4x64_epi64(_mm256_packus_epi16(most, most), 0x08);
-      _mm_storeu_si128((__m128i *)(out + x / 2), _mm256_castsi256_si128(most));
-    }
-    for (; x + 16 <= width; x += 16) {
-      __m128i most = _mm_max_epu8(_mm_loadu_si128((const __m128i *)(in + x)),
-                                  _mm_loadu_si128((const __m128i *)(in + width + x)));
-      most = _mm_and_si128(_mm_max_epu8(most, _mm_srli_epi16(most, 8)),
-                           _mm256_castsi256_si128(low));
-      _mm_storel_epi64((__m128i *)(out + x / 2), _mm_packus_epi16(most, most));
-    }
-    for (; x + 8 <= width; x += 8) {
-      __m128i most = _mm_max_epu8(_mm_loadl_epi64((const __m128i *)(in + x)),
-                                  _mm_loadl_epi64((const __m128i *)(in + width + x)));
-      most = _mm_and_si128(_mm_max_epu8(most, _mm_srli_epi16(most, 8)),
-                           _mm256_castsi256_si128(low));
-      int four = _mm_cvtsi128_si32(_mm_packus_epi16(most, most));
-      memcpy(out + x / 2, &four, sizeof four);
-    }
-    for (; x < width; x += 2) {
-      uint8_t a = in[x] > in[x + 1] ? in[x] : in[x + 1];
-      uint8_t b = in[width + x] > in[width + x + 1] ? in[width + x] : in[width + x + 1];
-      out[x / 2] = a > b ? a : b;
-    }
+  uint32_t y = 0;
+  if (width == 16)
+    for (; y + 8 <= height; y += 8, in += 128, out += 32)
+      _mm256_storeu_si256((__m256i *)out, avx2_narrow(avx2_pool16(in), avx2_pool16(in + 64)));
+  if (width == 8)
+    for (; y + 8 <= height; y += 8, in += 64, out += 16)
+      _mm_storeu_si128((__m128i *)out, avx2_pool8(in));
+  if (width == 32)
+    for (; y + 4 <= height; y += 4, in += 128, out += 32)
+      _mm256_storeu_si256((__m256i *)out,
+                          avx2_narrow(avx2_pool32(in, 32), avx2_pool32(in + 64, 32)));
+  const uint32_t whole = width / 64 * 64;
+  for (; y + 2 <= height; y += 2, in += 2 * (size_t)width, out += width / 2) {
+    for (uint32_t x = 0; x < whole; x += 64)
+      _mm256_storeu_si256(
+          (__m256i *)(out + x / 2),
+          avx2_narrow(avx2_pool32(in + x, width), avx2_pool32(in + x + 32, width)));
+    avx2_pool_rest(in, width, whole, out);
   }
 }
 

@@ -235,30 +235,77 @@ static double tree_square(const double *sum, uint32_t axes) {
   return (a0 + a2) + (a1 + a3);
 }
 
+/* Four axes, in as many registers as the processor needs for them. */
+typedef double tree_four __attribute__((vector_size(32)));
+enum { TREE_FOURS_MAX = 4 };
+
+/* The gain of cutting after the first `left` of `count` samples. */
+static double tree_gain(double square, size_t left, size_t count) {
+  return square * (double)count / ((double)left * (double)(count - left));
+}
+
 /* The best cut of one node by one column. */
-static struct tree_cut tree_scan(const float *x, const float *z, uint32_t axes,
-                                 const uint32_t *order, size_t count, const double *mean,
-                                 double tie, double *sum) {
+static struct tree_cut tree_scan_any(const float *x, const float *z, uint32_t axes,
+                                     const uint32_t *order, size_t count, const double *mean,
+                                     double tie, double *sum) {
   struct tree_cut best = {0};
   memset(sum, 0, axes * sizeof *sum);
   for (size_t i = 0; i + 1 < count; i++) {
     const float *row = z + (size_t)order[i] * axes;
-    if (i + 16 < count)
-      __builtin_prefetch(z + (size_t)order[i + 16] * axes);
-    for (uint32_t k = 0; k < axes; k += 4) {
+    for (uint32_t k = 0; k < axes; k++)
       sum[k] += (double)row[k] - mean[k];
-      sum[k + 1] += (double)row[k + 1] - mean[k + 1];
-      sum[k + 2] += (double)row[k + 2] - mean[k + 2];
-      sum[k + 3] += (double)row[k + 3] - mean[k + 3];
-    }
     if (!(x[order[i]] < x[order[i + 1]]))
       continue;
-    double left = (double)(i + 1), right = (double)(count - i - 1);
-    double gain = tree_square(sum, axes) * (double)count / (left * right);
+    double gain = tree_gain(tree_square(sum, axes), i + 1, count);
     if (gain > best.gain + tie)
       best = (struct tree_cut){gain, x[order[i]], x[order[i + 1]]};
   }
   return best;
+}
+
+/* The same for a constant number of axes, whose sums stay in registers: half again as fast. */
+static inline __attribute__((always_inline)) struct tree_cut
+tree_scan_fours(const float *x, const float *z, const int fours, const uint32_t *order,
+                size_t count, const double *mean, double tie) {
+  const size_t axes = 4 * (size_t)fours;
+  struct tree_cut best = {0};
+  tree_four sum[TREE_FOURS_MAX] = {{0}}, middle[TREE_FOURS_MAX];
+  memcpy(middle, mean, axes * sizeof *mean);
+  for (size_t i = 0; i + 1 < count; i++) {
+    const float *row = z + (size_t)order[i] * axes;
+    if (i + 16 < count)
+      __builtin_prefetch(z + (size_t)order[i + 16] * axes);
+    tree_four square = {0};
+#pragma GCC unroll 4
+    for (int f = 0; f < fours; f++, row += 4) {
+      const tree_four at = {(double)row[0], (double)row[1], (double)row[2], (double)row[3]};
+      sum[f] += at - middle[f];
+      square += sum[f] * sum[f];
+    }
+    if (!(x[order[i]] < x[order[i + 1]]))
+      continue;
+    double gain = tree_gain((square[0] + square[2]) + (square[1] + square[3]), i + 1, count);
+    if (gain > best.gain + tie)
+      best = (struct tree_cut){gain, x[order[i]], x[order[i + 1]]};
+  }
+  return best;
+}
+
+static struct tree_cut tree_scan(const float *x, const float *z, uint32_t axes,
+                                 const uint32_t *order, size_t count, const double *mean,
+                                 double tie, double *sum) {
+  switch (axes) {
+  case 4:
+    return tree_scan_fours(x, z, 1, order, count, mean, tie);
+  case 8:
+    return tree_scan_fours(x, z, 2, order, count, mean, tie);
+  case 12:
+    return tree_scan_fours(x, z, 3, order, count, mean, tie);
+  case 16:
+    return tree_scan_fours(x, z, TREE_FOURS_MAX, order, count, mean, tie);
+  default:
+    return tree_scan_any(x, z, axes, order, count, mean, tie, sum);
+  }
 }
 
 /* Marks the columns to try at a level: those with the largest squared error within the nodes,

@@ -27,6 +27,7 @@ void *halut_alloc(size_t bytes) {
 enum {
   PACK_GROUP = 3,
   PACK_ROOMS = UINT8_MAX + 1,
+  PACK_WORD = 64, /* rooms in a word of bits */
   PACK_NONE = -1,
   PACK_ZEROS = HALUT_CODEBOOKS_MAX /* in place of a codebook: a table of zeros */
 };
@@ -46,22 +47,26 @@ struct pack_writer {
   struct pack_group group[HALUT_RUN_CODEBOOKS + PACK_GROUP];
   uint32_t groups;
   int32_t open[PACK_ROOMS]; /* by room: the first group that may take another table */
+  uint64_t rooms[PACK_ROOMS / PACK_WORD]; /* a bit for each room that has such a group */
 };
 
 static const int8_t *pack_entries(const struct halut_lut *lut, uint32_t m, uint32_t c) {
   return lut->table + ((size_t)m * lut->codebooks + c) * HALUT_PROTOTYPES;
 }
 
-static int32_t pack_minimum(const int8_t *entries) {
-  int32_t least = entries[0];
-  for (int k = 1; k < HALUT_PROTOTYPES; k++) least = entries[k] < least ? entries[k] : least;
-  return least;
-}
+/* Of unsigned bytes, as int8 plus 128, because SSE2 has a minimum of these only. */
+struct pack_span {
+  uint8_t least, most;
+};
 
-static int32_t pack_range(const int8_t *entries) {
-  int32_t most = entries[0];
-  for (int k = 1; k < HALUT_PROTOTYPES; k++) most = entries[k] > most ? entries[k] : most;
-  return most - pack_minimum(entries);
+static struct pack_span pack_span_of(const int8_t *entries) {
+  struct pack_span span = {UINT8_MAX, 0};
+  for (int k = 0; k < HALUT_PROTOTYPES; k++) {
+    const uint8_t entry = (uint8_t)entries[k] ^ 0x80;
+    span.least = entry < span.least ? entry : span.least;
+    span.most = entry > span.most ? entry : span.most;
+  }
+  return span;
 }
 
 static void pack_open(struct pack_writer *writer, int32_t g) {
@@ -69,16 +74,27 @@ static void pack_open(struct pack_writer *writer, int32_t g) {
   if (group->count == PACK_GROUP) return;
   group->next = writer->open[group->room];
   writer->open[group->room] = g;
+  writer->rooms[group->room / PACK_WORD] |= UINT64_C(1) << group->room % PACK_WORD;
+}
+
+/* The group with the least room of at least `room`, taken from those that are open. */
+static int32_t pack_take(struct pack_writer *writer, int32_t room) {
+  uint64_t mask = UINT64_MAX << room % PACK_WORD;
+  for (int32_t word = room / PACK_WORD; word < PACK_ROOMS / PACK_WORD; word++, mask = UINT64_MAX) {
+    const uint64_t found = writer->rooms[word] & mask;
+    if (!found) continue;
+    const int32_t at = word * PACK_WORD + __builtin_ctzll(found), g = writer->open[at];
+    writer->open[at] = writer->group[g].next;
+    if (writer->open[at] == PACK_NONE) writer->rooms[word] &= ~(found & -found);
+    return g;
+  }
+  return PACK_NONE;
 }
 
 /* Into the fullest group with room for it, or one of its own. */
 static void pack_add(struct pack_writer *writer, uint32_t c, int32_t range) {
-  int32_t room = range, g;
-  while (room < PACK_ROOMS && writer->open[room] == PACK_NONE) room++;
-  if (room < PACK_ROOMS) {
-    g = writer->open[room];
-    writer->open[room] = writer->group[g].next;
-  } else {
+  int32_t g = pack_take(writer, range);
+  if (g == PACK_NONE) {
     g = (int32_t)writer->groups++;
     writer->group[g] = (struct pack_group){.room = UINT8_MAX};
   }
@@ -94,9 +110,9 @@ static void pack_groups(struct pack_writer *writer, uint32_t m, uint32_t first, 
   uint32_t sorted[HALUT_RUN_CODEBOOKS], start[PACK_ROOMS + 1] = {0};
   int32_t range[HALUT_RUN_CODEBOOKS];
   for (uint32_t c = first; c < last; c++) {
-    const int8_t *entries = pack_entries(writer->lut, m, c);
-    range[c - first] = pack_range(entries);
-    base->least += pack_minimum(entries);
+    const struct pack_span span = pack_span_of(pack_entries(writer->lut, m, c));
+    range[c - first] = span.most - span.least;
+    base->least += span.least + INT8_MIN;
     base->range += (uint32_t)range[c - first];
     start[UINT8_MAX - range[c - first] + 1]++;
   }
@@ -104,6 +120,7 @@ static void pack_groups(struct pack_writer *writer, uint32_t m, uint32_t first, 
   const uint32_t some = start[UINT8_MAX]; /* those of range 0 are last */
   for (uint32_t c = first; c < last; c++) sorted[start[UINT8_MAX - range[c - first]]++] = c;
   for (int i = 0; i < PACK_ROOMS; i++) writer->open[i] = PACK_NONE;
+  memset(writer->rooms, 0, sizeof writer->rooms);
   writer->groups = 0;
   for (uint32_t i = 0; i < some; i++) pack_add(writer, sorted[i], range[sorted[i] - first]);
 }
@@ -129,8 +146,9 @@ static void pack_write(struct pack_writer *writer, uint32_t m, uint32_t c) {
   uint16_t *at = &writer->at[writer->entry++];
   if (c == PACK_ZEROS) return; /* as the memory is, and any codes will do */
   const int8_t *entries = pack_entries(writer->lut, m, c);
-  const int32_t least = pack_minimum(entries);
-  for (int k = 0; k < HALUT_PROTOTYPES; k++) table[k] = (uint8_t)(entries[k] - least);
+  const uint8_t least = pack_span_of(entries).least;
+  for (int k = 0; k < HALUT_PROTOTYPES; k++)
+    table[k] = (uint8_t)(((uint8_t)entries[k] ^ 0x80) - least);
   *at = (uint16_t)(c * HALUT_SUM_ROWS);
 }
 static_assert((HALUT_CODEBOOKS_MAX - 1) * HALUT_SUM_ROWS <= UINT16_MAX, "a place fits");

@@ -26,6 +26,7 @@ static_assert(SPLIT_OUTPUTS % HALUT_QUAD_OUTPUTS == 0, "tables can be sliced the
 struct cpu_layer {
   const struct halut_packed *packed; /* the lut's, or of this backend alone */
   const struct halut_packed *entries; /* of a plain product: the same for single rows */
+  const struct halut_packed *few;     /* of small maps, else NULL: the same for one of them */
   struct halut_conv_cpu conv;         /* empty for a plain product */
 };
 
@@ -78,6 +79,7 @@ static void cpu_close(struct halut_backend *backend) {
   for (uint32_t i = 0; i < backend->layer_count; i++) {
     halut_pack_put(backend->layer[i].packed);
     halut_pack_put(backend->layer[i].entries);
+    halut_pack_put(backend->layer[i].few);
     halut_conv_cpu_close(&backend->layer[i].conv);
   }
   for (uint32_t t = 0; t < THREADS_MAX; t++) {
@@ -121,9 +123,12 @@ static int cpu_load(struct halut_backend *backend, const struct halut_lut *lut,
   if (!error && conv) error = halut_conv_cpu_open(conv, lut->codebooks, &layer->conv, diag);
   const enum halut_layout layout = backend->kernels.accumulate->layout;
   if (!error && !conv) error = halut_pack_get(lut, HALUT_LAYOUT_ROWS, &layer->entries, diag);
+  if (!error && conv && halut_conv_cpu_is_few(&layer->conv, &backend->kernels))
+    error = halut_pack_get(lut, HALUT_LAYOUT_PAIRS, &layer->few, diag);
   if (!error) error = halut_pack_get(lut, layout, &layer->packed, diag);
   if (error) {
     halut_pack_put(layer->entries);
+    halut_pack_put(layer->few);
     halut_conv_cpu_close(&layer->conv);
     return error;
   }
@@ -185,10 +190,12 @@ struct conv_share {
 
 static void conv_share_run(void *self) {
   const struct conv_share *share = self;
-  struct halut_slice slice;
-  halut_pack_slice(share->layer->packed, share->first, share->outputs, &slice);
-  halut_conv_cpu_run(&share->layer->conv, &slice.packed, &share->backend->kernels, share->scratch,
-                     &share->part);
+  const struct cpu_layer *layer = share->layer;
+  struct halut_slice slice, few;
+  halut_pack_slice(layer->packed, share->first, share->outputs, &slice);
+  if (layer->few) halut_pack_slice(layer->few, share->first, share->outputs, &few);
+  const struct halut_conv_tables tables = {&slice.packed, layer->few ? &few.packed : NULL};
+  halut_conv_cpu_run(&layer->conv, &tables, &share->backend->kernels, share->scratch, &share->part);
 }
 
 /* Moves what `part` writes, and adds, on by `bytes`. */

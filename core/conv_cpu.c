@@ -296,10 +296,11 @@ static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packe
 
 /* Small maps: as many images as fit a block side by side. Each writes a padded number of codes, and
  * the next overwrites what was too much. */
-static void run_images(const struct halut_conv_cpu *cpu, const struct halut_packed *packed,
+static void run_images(const struct halut_conv_cpu *cpu, const struct halut_conv_tables *tables,
                        const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
                        const uint8_t *images, uint32_t count,
                        const struct halut_epilogue *epilogue, uint8_t *out) {
+  const struct halut_packed *packed = tables->packed;
   const struct halut_lut *lut = packed->lut;
   const struct halut_conv *conv = cpu->conv;
   const size_t pooled =
@@ -309,12 +310,20 @@ static void run_images(const struct halut_conv_cpu *cpu, const struct halut_pack
   encode_images(cpu, lut, kernels, scratch, images, count);
   halut_clock_lap(&scratch->stages.encode_ns, &since);
   if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
-  kernels->accumulate->map(packed, scratch->codes, (uint32_t)rows, &epilogue->requant,
-                           scratch->tile, HALUT_CODE_BLOCK);
+  if (rows == HALUT_SUM_ROWS && tables->few)
+    kernels->accumulate->map_few(tables->few, scratch->codes, &epilogue->requant, scratch->tile,
+                                 HALUT_CODE_BLOCK);
+  else
+    kernels->accumulate->map(packed, scratch->codes, (uint32_t)rows, &epilogue->requant,
+                             scratch->tile, HALUT_CODE_BLOCK);
   halut_clock_lap(&scratch->stages.accumulate_ns, &since);
   for (uint32_t i = 0; i < count; i++)
     pool_planes(cpu, kernels, lut->outputs, scratch->tile + i * cpu->positions, HALUT_CODE_BLOCK,
                 0, conv->out_h, epilogue->pool, out + i * pooled);
+}
+
+bool halut_conv_cpu_is_few(const struct halut_conv_cpu *cpu, const struct halut_kernels *kernels) {
+  return kernels->accumulate->map_few && cpu->positions <= HALUT_SUM_ROWS;
 }
 
 uint32_t halut_conv_cpu_middle(const struct halut_conv_cpu *cpu, uint32_t pool) {
@@ -341,9 +350,10 @@ static void add_rows(const struct halut_conv_cpu *cpu, const struct halut_kernel
   }
 }
 
-void halut_conv_cpu_run(const struct halut_conv_cpu *cpu, const struct halut_packed *packed,
+void halut_conv_cpu_run(const struct halut_conv_cpu *cpu, const struct halut_conv_tables *tables,
                         const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
                         const struct halut_conv_part *part) {
+  const struct halut_packed *packed = tables->packed;
   const struct halut_conv *conv = cpu->conv;
   const struct halut_epilogue *epilogue = &part->epilogue;
   const uint32_t count = part->count, outputs = packed->lut->outputs;
@@ -358,7 +368,7 @@ void halut_conv_cpu_run(const struct halut_conv_cpu *cpu, const struct halut_pac
     if (together == 1)
       run_image(cpu, packed, kernels, scratch, &batch, part, image, part->out + i * out_bytes);
     else
-      run_images(cpu, packed, kernels, scratch, image, here, epilogue,
+      run_images(cpu, tables, kernels, scratch, image, here, epilogue,
                  part->out + i * out_bytes);
   }
   if (epilogue->other) add_rows(cpu, kernels, outputs, part);

@@ -56,7 +56,15 @@ struct halut_conv_part {
  * half, or 0 where there is none. */
 uint32_t halut_conv_cpu_middle(const struct halut_conv_cpu *conv, uint32_t pool);
 
-void halut_conv_cpu_run(const struct halut_conv_cpu *conv, const struct halut_packed *packed,
+/* Whether it ever has so few rows that map_few would do: then it takes tables for that as well. */
+bool halut_conv_cpu_is_few(const struct halut_conv_cpu *conv, const struct halut_kernels *kernels);
+
+/* The same tables for `map` and, else NULL, for `map_few`. */
+struct halut_conv_tables {
+  const struct halut_packed *packed, *few;
+};
+
+void halut_conv_cpu_run(const struct halut_conv_cpu *conv, const struct halut_conv_tables *tables,
                         const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
                         const struct halut_conv_part *part);
 

@@ -38,7 +38,9 @@ typedef void halut_encode_fn(const uint8_t *value, const uint8_t *masks,
  * `arrange` (optional, NULL) reorders a block in place, once, before `sum` and `map` read it; the
  * block then has room for halut_codes_bytes(codebooks), and what pads it may be anything.
  * `sum`: acc[m * stride + row], exact.
- * `map`: out[m * stride + row] = requantised sum, exact; `rows` bytes an output are written. */
+ * `map`: out[m * stride + row] = requantised sum, exact; `rows` bytes an output are written.
+ * `map_few` (optional, NULL) does the same for HALUT_SUM_ROWS rows, from PAIRS; codes that pad an odd
+ * number of codebooks may be anything. */
 struct halut_accumulate {
   enum halut_layout layout; /* of the packed tables it takes */
   void (*arrange)(const struct halut_packed *packed, uint8_t *codes);
@@ -46,6 +48,8 @@ struct halut_accumulate {
               size_t stride);
   void (*map)(const struct halut_packed *packed, const uint8_t *codes, uint32_t rows,
               const struct halut_requant *requant, uint8_t *out, size_t stride);
+  void (*map_few)(const struct halut_packed *packed, const uint8_t *codes,
+                  const struct halut_requant *requant, uint8_t *out, size_t stride);
 };
 
 /* Codes of few rows lie closer, so that all of them stay in the first-level cache; those that are

@@ -425,8 +425,59 @@ static void avx2_map(const struct halut_packed *packed, const uint8_t *codes, ui
   }
 }
 
-const struct halut_accumulate halut_accumulate_avx2 = {
-    .layout = HALUT_LAYOUT_BYTES, .sum = avx2_sum, .map = avx2_map};
+enum { FEW_CODEBOOKS = 256 }; /* whose u8 a u16 holds */
+
+/* Sums of HALUT_QUAD_OUTPUTS outputs, from tables that begin at `table`. */
+INLINE void avx2_few_sums(const uint8_t *table, const uint8_t *codes, uint32_t codebooks,
+                          struct avx2_sums sums[HALUT_QUAD_OUTPUTS]) {
+  const __m256i pick = avx2_pick_odd();
+#pragma GCC unroll 4
+  for (int i = 0; i < HALUT_QUAD_OUTPUTS; i++) avx2_sums_set(&sums[i], NULL, 0);
+  for (uint32_t c = 0; c < codebooks; c += 2, codes += 32, table += 32 * HALUT_QUAD_OUTPUTS) {
+    const __m256i both = avx2_load(codes);
+    avx2_ahead(table);
+    avx2_ahead(table + 64);
+#pragma GCC unroll 4
+    for (int i = 0; i < HALUT_QUAD_OUTPUTS; i++) {
+      const __m256i bytes = _mm256_shuffle_epi8(avx2_load(table + 32 * i), both);
+      sums[i].words[0] = _mm256_add_epi16(sums[i].words[0], bytes);
+      sums[i].odd[0] = _mm256_add_epi16(sums[i].odd[0], _mm256_maddubs_epi16(bytes, pick));
+    }
+  }
+}
+
+/* 16 rows fill half a register: the tables of two codebooks do, and their codes lie as they do. In
+ * no order but that of the codebooks there is nothing to look up first, and four outputs share the
+ * codes: the tables, which nothing shares, come as fast as they can. */
+static void avx2_map_few(const struct halut_packed *packed, const uint8_t *codes,
+                         const struct halut_requant *requant, uint8_t *out, size_t stride) {
+  const struct halut_lut *lut = packed->lut;
+  const uint8_t *table = packed->table;
+  for (uint32_t m = 0; m < lut->outputs; m += HALUT_QUAD_OUTPUTS) {
+    int32_t acc[HALUT_QUAD_OUTPUTS][HALUT_SUM_ROWS];
+    const uint32_t left = lut->outputs - m;
+    for (uint32_t c = 0; c < lut->codebooks; c += FEW_CODEBOOKS) {
+      struct avx2_sums sums[HALUT_QUAD_OUTPUTS];
+      const uint32_t rest = lut->codebooks - c;
+      const uint32_t here = rest < FEW_CODEBOOKS ? rest : FEW_CODEBOOKS;
+      avx2_few_sums(table, codes + (size_t)c * HALUT_SUM_ROWS, here, sums);
+      table += (size_t)(here + 1) / 2 * 32 * HALUT_QUAD_OUTPUTS;
+#pragma GCC unroll 4
+      for (uint32_t i = 0; i < HALUT_QUAD_OUTPUTS; i++) {
+        const int32_t base = c == 0 && i < left ? packed->base[m + i].least : 0;
+        avx2_put_sums(&sums[i], 0, _mm256_set1_epi32(base), c == 0, acc[i]);
+      }
+    }
+    for (uint32_t i = 0; i < HALUT_QUAD_OUTPUTS && i < left; i++)
+      avx2_map_wide(acc[i], HALUT_SUM_ROWS, requant->bias[m + i], requant->scale[m + i],
+                    out + (m + i) * stride);
+  }
+}
+
+const struct halut_accumulate halut_accumulate_avx2 = {.layout = HALUT_LAYOUT_BYTES,
+                                                       .sum = avx2_sum,
+                                                       .map = avx2_map,
+                                                       .map_few = avx2_map_few};
 
 /* The larger of each two neighbours, as words. */
 INLINE __m256i avx2_neighbours(__m256i bytes) {

@@ -141,14 +141,17 @@ static void pack_even(struct pack_writer *writer, uint32_t size) {
   if (size > 1) more->codebook[0] = odd->codebook[--odd->count];
 }
 
+static void pack_copy(const int8_t *entries, uint8_t least, uint8_t *table) {
+  for (int k = 0; k < HALUT_PROTOTYPES; k++)
+    table[k] = (uint8_t)(((uint8_t)entries[k] ^ 0x80) - least);
+}
+
 static void pack_write(struct pack_writer *writer, uint32_t m, uint32_t c) {
   uint8_t *table = writer->table + writer->entry * HALUT_PROTOTYPES;
   uint16_t *at = &writer->at[writer->entry++];
   if (c == PACK_ZEROS) return; /* as the memory is, and any codes will do */
   const int8_t *entries = pack_entries(writer->lut, m, c);
-  const uint8_t least = pack_span_of(entries).least;
-  for (int k = 0; k < HALUT_PROTOTYPES; k++)
-    table[k] = (uint8_t)(((uint8_t)entries[k] ^ 0x80) - least);
+  pack_copy(entries, pack_span_of(entries).least, table);
   *at = (uint16_t)(c * HALUT_SUM_ROWS);
 }
 static_assert((HALUT_CODEBOOKS_MAX - 1) * HALUT_SUM_ROWS <= UINT16_MAX, "a place fits");
@@ -228,6 +231,32 @@ static int pack_bytes(struct halut_packed *packed) {
   return HALUT_OK;
 }
 
+static size_t pack_pair_bytes(const struct halut_lut *lut) { /* of HALUT_QUAD_OUTPUTS */
+  return ((size_t)lut->codebooks + 1) / 2 * 2 * HALUT_QUAD_OUTPUTS * HALUT_PROTOTYPES;
+}
+
+static int pack_pairs(struct halut_packed *packed) {
+  const struct halut_lut *lut = packed->lut;
+  const size_t tiles = (lut->outputs + HALUT_QUAD_OUTPUTS - 1) / HALUT_QUAD_OUTPUTS;
+  const size_t table_bytes = tiles * pack_pair_bytes(lut);
+  uint8_t *table = halut_alloc(table_bytes + lut->outputs * sizeof(struct halut_base));
+  if (!table) return HALUT_ENOMEM;
+  struct halut_base *base = (struct halut_base *)(void *)(table + table_bytes);
+  for (uint32_t m = 0; m < lut->outputs; m++)
+    for (uint32_t c = 0; c < lut->codebooks; c++) {
+      const int8_t *entries = pack_entries(lut, m, c);
+      const struct pack_span span = pack_span_of(entries);
+      const size_t pair = (c / 2 * HALUT_QUAD_OUTPUTS + m % HALUT_QUAD_OUTPUTS) * 2 + c % 2;
+      pack_copy(entries, span.least,
+                table + m / HALUT_QUAD_OUTPUTS * pack_pair_bytes(lut) + pair * HALUT_PROTOTYPES);
+      base[m].least += span.least + INT8_MIN;
+      base[m].range += (uint32_t)(span.most - span.least);
+    }
+  packed->table = packed->memory = table;
+  packed->base = base;
+  return HALUT_OK;
+}
+
 static int pack_quads(struct halut_packed *packed) {
   const struct halut_lut *lut = packed->lut;
   size_t quads = (lut->codebooks + 3) / 4;
@@ -266,6 +295,7 @@ int halut_pack(const struct halut_lut *lut, enum halut_layout layout, struct hal
   int error = HALUT_OK;
   *packed = (struct halut_packed){.lut = lut, .layout = layout};
   if (layout == HALUT_LAYOUT_BYTES) error = pack_bytes(packed);
+  if (layout == HALUT_LAYOUT_PAIRS) error = pack_pairs(packed);
   if (layout == HALUT_LAYOUT_QUADS) error = pack_quads(packed);
   if (layout == HALUT_LAYOUT_ROWS) error = pack_rows(packed);
   if (!error) return HALUT_OK;
@@ -326,6 +356,10 @@ void halut_pack_slice(const struct halut_packed *packed, uint32_t first, uint32_
   slice->lut.table = pack_entries(packed->lut, first, 0);
   if (packed->layout == HALUT_LAYOUT_BYTES) {
     slice->packed.run += (size_t)first * packed->runs;
+    slice->packed.base += first;
+  }
+  if (packed->layout == HALUT_LAYOUT_PAIRS) {
+    slice->packed.table += first / HALUT_QUAD_OUTPUTS * pack_pair_bytes(packed->lut);
     slice->packed.base += first;
   }
   if (packed->layout == HALUT_LAYOUT_QUADS) slice->packed.quad += first * quads;

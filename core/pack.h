@@ -21,6 +21,7 @@ static inline size_t halut_sum_rows(size_t rows) {
 enum halut_layout {
   HALUT_LAYOUT_NONE = 0, /* the lut as it is */
   HALUT_LAYOUT_BYTES, /* for byte shuffles: u8 tables, less their minimum, in groups of 3, 2, 1 */
+  HALUT_LAYOUT_PAIRS, /* for byte shuffles of HALUT_SUM_ROWS: u8 tables, two codebooks side by side */
   HALUT_LAYOUT_QUADS, /* for 64-byte permutes: i8 tables of four codebooks side by side */
   HALUT_LAYOUT_ROWS,  /* for one row: the outputs of an entry side by side */
   HALUT_LAYOUTS
@@ -39,7 +40,7 @@ struct halut_run {
   uint32_t threes, twos, ones;  /* twins of groups of three, two, one */
 };
 
-/* BYTES. Of all tables of an output: the sum of their minima, which the u8 sum lacks to the sum of
+/* BYTES and PAIRS. Of all tables of an output: the sum of their minima, which the u8 sum lacks to the sum of
  * int8 entries, and the sum of their ranges, which it does not exceed. */
 struct halut_base {
   int32_t least;
@@ -50,11 +51,14 @@ struct halut_packed {
   const struct halut_lut *lut; /* borrowed */
   enum halut_layout layout;
 
+  /* BYTES: [entry][16]. PAIRS: [outputs / HALUT_QUAD_OUTPUTS][codebooks / 2][HALUT_QUAD_OUTPUTS]
+   * [2][16], less their minimum, padded with 0 */
+  const uint8_t *table;
+  const struct halut_base *base; /* [outputs] */
+
   /* BYTES */
-  const uint8_t *table;         /* [entry][HALUT_PROTOTYPES] */
   const uint16_t *at;           /* [entry] HALUT_SUM_ROWS times the codebook */
   const struct halut_run *run;  /* [outputs][runs] */
-  const struct halut_base *base; /* [outputs] */
   uint32_t runs;                /* of an output */
 
   /* QUADS: codebooks padded to a multiple of four, outputs to one of HALUT_QUAD_OUTPUTS, with 0 */

@@ -290,6 +290,16 @@ static void check_accumulate(const struct kernel *k, const struct problem *p, co
                 "map %s, %s data, %u rows, %u codebooks, %u outputs", k->name, kind, rows,
                 p->lut.codebooks, outputs);
   halut_unpack(&packed);
+  if (rows != HALUT_SUM_ROWS || !k->fn.accumulate->map_few) return;
+  ck_assert_int_eq(halut_pack(&p->lut, HALUT_LAYOUT_PAIRS, &packed, &diag), 0);
+  uint8_t *even = buffer_make(((size_t)p->lut.codebooks + 1) / 2 * 2 * HALUT_SUM_ROWS);
+  fill(even, ((size_t)p->lut.codebooks + 1) / 2 * 2 * HALUT_SUM_ROWS, UNIFORM);
+  memcpy(even, codes, p->lut.codebooks * HALUT_SUM_ROWS);
+  poison(got, items);
+  k->fn.accumulate->map_few(&packed, even, &p->requant, got, stride);
+  ck_assert_msg(same_with_guard(want, got, items), "map_few %s, %s data, %u codebooks, %u outputs",
+                k->name, kind, p->lut.codebooks, outputs);
+  halut_unpack(&packed);
 }
 
 START_TEST(accumulate_matches_ref) {

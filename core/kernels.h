@@ -39,8 +39,8 @@ typedef void halut_encode_fn(const uint8_t *value, const uint8_t *masks,
  * block then has room for halut_codes_bytes(codebooks), and what pads it may be anything.
  * `sum`: acc[m * stride + row], exact.
  * `map`: out[m * stride + row] = requantised sum, exact; `rows` bytes an output are written.
- * `map_few` (optional, NULL) does the same for HALUT_SUM_ROWS rows, from PAIRS; codes that pad an odd
- * number of codebooks may be anything. */
+ * `map_few` (optional, NULL) does the same for HALUT_SUM_ROWS rows, from PAIRS; codes that pad an
+ * odd number of codebooks may be anything. */
 struct halut_accumulate {
   enum halut_layout layout; /* of the packed tables it takes */
   void (*arrange)(const struct halut_packed *packed, uint8_t *codes);

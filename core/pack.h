@@ -21,7 +21,7 @@ static inline size_t halut_sum_rows(size_t rows) {
 enum halut_layout {
   HALUT_LAYOUT_NONE = 0, /* the lut as it is */
   HALUT_LAYOUT_BYTES, /* for byte shuffles: u8 tables, less their minimum, in groups of 3, 2, 1 */
-  HALUT_LAYOUT_PAIRS, /* for byte shuffles of HALUT_SUM_ROWS: u8 tables, two codebooks side by side */
+  HALUT_LAYOUT_PAIRS, /* for byte shuffles of 16 rows: u8 tables, two codebooks side by side */
   HALUT_LAYOUT_QUADS, /* for 64-byte permutes: i8 tables of four codebooks side by side */
   HALUT_LAYOUT_ROWS,  /* for one row: the outputs of an entry side by side */
   HALUT_LAYOUTS
@@ -40,8 +40,8 @@ struct halut_run {
   uint32_t threes, twos, ones;  /* twins of groups of three, two, one */
 };
 
-/* BYTES and PAIRS. Of all tables of an output: the sum of their minima, which the u8 sum lacks to the sum of
- * int8 entries, and the sum of their ranges, which it does not exceed. */
+/* BYTES and PAIRS. Of all tables of an output: the sum of their minima, which the u8 sum lacks to
+ * the sum of int8 entries, and the sum of their ranges, which it does not exceed. */
 struct halut_base {
   int32_t least;
   uint32_t range;

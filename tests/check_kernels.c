@@ -350,7 +350,7 @@ START_TEST(accumulate_matches_ref_at_the_edge_of_packing) {
 }
 END_TEST
 
-/* The largest sum that fits a u16, 257 tables of range 255, and just one more: another of range 1. */
+/* The largest sum that fits a u16, 257 tables of range 255, and one more: another of range 1. */
 START_TEST(accumulate_matches_ref_at_the_largest_sums) {
   for (uint32_t codebooks = 254; codebooks <= 260; codebooks++) {
     for (int top = 0; top < 2; top++) {
@@ -358,8 +358,9 @@ START_TEST(accumulate_matches_ref_at_the_largest_sums) {
       problem_make(&p, UNIFORM, codebooks, 2, 128);
       int8_t *table = (int8_t *)(uintptr_t)p.lut.table;
       for (uint32_t i = 0; i < codebooks * 2 * HALUT_PROTOTYPES; i++) table[i] = i & 1 ? 127 : -128;
-      if (codebooks == 258)
-        for (uint32_t i = 0; i < HALUT_PROTOTYPES; i++) table[i] = (int8_t)(i & 1);
+      for (int i = 0; codebooks == 258 && i < HALUT_PROTOTYPES; i++) table[i] = (int8_t)(i & 1);
+      ((int32_t *)(uintptr_t)p.requant.bias)[0] = top ? 0 : 257 * 128; /* results are not clamped */
+      ((uint16_t *)(uintptr_t)p.requant.scale)[0] = 400;
       memset(p.codes, top, p.codes_bytes);
       FOR_EACH(accumulate, k) check_accumulate(k, &p, "largest");
       buffer_free_all();

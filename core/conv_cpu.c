@@ -5,8 +5,8 @@
  * codebooks read a copy. Maps of any other geometry are gathered, value by value.
  *
  * Codes are made for a block of HALUT_CODE_BLOCK rows and summed at once. Small maps share a block
- * with those of the next images, so that each table that is fetched serves as many rows as can be:
- * they are copied side by side, channel by channel, and then read like one map. */
+ * with those of the next images, so that each table that is fetched serves as many rows as can be.
+ * Where nothing is gathered they are copied side by side, by channel, and read like one map. */
 #include "conv_cpu.h"
 
 #include <stdlib.h>
@@ -220,7 +220,7 @@ static void encode_images(const struct halut_conv_cpu *cpu, const struct halut_l
   const struct halut_conv *conv = cpu->conv;
   const size_t plane = (size_t)conv->height * conv->width, rows = count * cpu->positions;
   const size_t apart = halut_code_stride(kernels->accumulate, halut_sum_rows(rows));
-  if (!cpu->read) {
+  if (!cpu->read) { /* each image's codes are padded, and the next one's written over that */
     for (uint32_t c = 0; c < lut->codebooks; c++)
       for (uint32_t i = 0; i < count; i++)
         encode_gathered(cpu, lut, kernels, scratch, images + i * conv->channels * plane, c, 0,
@@ -294,8 +294,7 @@ static void run_image(const struct halut_conv_cpu *cpu, const struct halut_packe
                 epilogue->pool, out);
 }
 
-/* Small maps: as many images as fit a block side by side. Each writes a padded number of codes, and
- * the next overwrites what was too much. */
+/* Small maps: as many images as fit a block side by side. */
 static void run_images(const struct halut_conv_cpu *cpu, const struct halut_conv_tables *tables,
                        const struct halut_kernels *kernels, struct halut_conv_scratch *scratch,
                        const uint8_t *images, uint32_t count,

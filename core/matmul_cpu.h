@@ -13,7 +13,7 @@
 struct halut_matmul_scratch {
   uint8_t *value; /* [codebooks][HALUT_LEVELS][HALUT_CODE_BLOCK] */
   struct halut_read *read; /* [codebooks][HALUT_LEVELS] of them */
-  uint8_t *codes; /* [codebooks][HALUT_CODE_BLOCK] */
+  uint8_t *codes; /* one block of them */
   int32_t *acc;   /* sums of the outputs that are made at a time */
   uint32_t *at;   /* [codebooks] where the entries of a row are */
   uint32_t codebooks;

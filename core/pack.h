@@ -8,7 +8,7 @@
 
 #include "halut.h"
 
-/* Rows whose codes lie together: codes are [codebooks][HALUT_CODE_BLOCK]. */
+/* Rows whose codes lie together. */
 enum { HALUT_CODE_BLOCK = 128 };
 
 /* accumulate takes a multiple of this many rows: one 4x4 map is enough */

@@ -252,6 +252,8 @@ static struct tree_cut tree_scan_any(const float *x, const float *z, uint32_t ax
   memset(sum, 0, axes * sizeof *sum);
   for (size_t i = 0; i + 1 < count; i++) {
     const float *row = z + (size_t)order[i] * axes;
+    if (i + 16 < count)
+      __builtin_prefetch(z + (size_t)order[i + 16] * axes);
     for (uint32_t k = 0; k < axes; k++)
       sum[k] += (double)row[k] - mean[k];
     if (!(x[order[i]] < x[order[i + 1]]))
@@ -263,7 +265,8 @@ static struct tree_cut tree_scan_any(const float *x, const float *z, uint32_t ax
   return best;
 }
 
-/* The same for a constant number of axes, whose sums stay in registers: half again as fast. */
+/* The same for a constant number of axes, whose sums stay in registers: learning takes two thirds
+ * of the time. */
 static inline __attribute__((always_inline)) struct tree_cut
 tree_scan_fours(const float *x, const float *z, const int fours, const uint32_t *order,
                 size_t count, const double *mean, double tie) {

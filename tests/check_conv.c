@@ -61,6 +61,20 @@ struct layer {
   size_t in_plane, out_plane; /* values of a channel; of an output after pooling */
 };
 
+/* Any kernel whose output is as large as its input, also one that is larger than the map. */
+static void shape_same(struct halut_conv *conv) {
+  static const uint8_t narrow[][2] = {{64, 1}, {1, 64}, {32, 2}, {2, 2}, {1, 1}, {4, 4}};
+  const uint32_t i = below(12);
+  if (i < 6) {
+    conv->height = narrow[i][0];
+    conv->width = narrow[i][1];
+  }
+  conv->pad_h = below(8);
+  conv->pad_w = below(8);
+  conv->kernel_h = 2 * conv->pad_h + 1;
+  conv->kernel_w = 2 * conv->pad_w + 1;
+}
+
 static void shape_pick(struct halut_conv *conv) {
   static const uint8_t square[] = {1, 2, 4, 8, 16, 32};
   conv->channels = 1 + below(5);
@@ -75,6 +89,8 @@ static void shape_pick(struct halut_conv *conv) {
   if (!below(4)) { /* one that can be cut between its rows */
     conv->height = conv->width = 16u << below(2);
   } else if (!below(3)) {
+    shape_same(conv);
+  } else if (!below(3)) {
     conv->kernel_h = 1 + below(5);
     conv->kernel_w = 1 + below(5);
     conv->stride_h = 1 + below(3);
@@ -86,6 +102,14 @@ static void shape_pick(struct halut_conv *conv) {
   conv->out_w = (conv->width + 2 * conv->pad_w - conv->kernel_w) / conv->stride_w + 1;
 }
 
+/* One image is cut otherwise than many; more small ones than share a block begin another. */
+static uint32_t count_pick(const struct halut_conv *conv) {
+  const uint32_t positions = conv->out_h * conv->out_w;
+  const uint32_t together = HALUT_CODE_BLOCK / (positions < 128 ? positions : 128);
+  if (below(2)) return 1;
+  return below(3) ? 1 + below(10) : together + below(together + 2);
+}
+
 static void layer_make(struct layer *layer) {
   static const uint16_t codebooks[] = {1, 2, 3, 4, 5, 9, 16, 33, 64, 256, 257, 300};
   struct halut_lut *lut = &layer->lut;
@@ -93,7 +117,7 @@ static void layer_make(struct layer *layer) {
   shape_pick(conv);
   lut->codebooks = codebooks[below(conv->height * conv->width > 200 ? 8 : 12)];
   lut->outputs = 1 + below(70);
-  layer->count = below(2) ? 1 : 1 + below(10); /* one image is cut otherwise than many */
+  layer->count = count_pick(conv);
   size_t tables = (size_t)lut->outputs * lut->codebooks;
   layer->split = need(lut->codebooks * HALUT_LEVELS * sizeof *layer->split);
   layer->threshold = need((size_t)lut->codebooks * HALUT_PROTOTYPES);

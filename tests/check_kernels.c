@@ -313,14 +313,31 @@ START_TEST(accumulate_matches_ref) {
 }
 END_TEST
 
-/* More outputs and codebooks than are summed at once. */
+/* More outputs and codebooks than are summed at once; in the end with sums that a u16 does not
+ * hold, but those of every third output. */
 START_TEST(accumulate_matches_ref_in_tiles_and_runs) {
   static const uint32_t rows[] = {16, 32, 48, 64, 96, 112, 128};
+  static const uint32_t codebooks[] = {2 * HALUT_RUN_CODEBOOKS, 2 * HALUT_RUN_CODEBOOKS + 1, 300};
   for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-    for (uint32_t more = 0; more < 2; more++) {
+    for (uint32_t n = 0; n < sizeof codebooks / sizeof codebooks[0]; n++) {
       struct problem p;
-      problem_make(&p, UNIFORM, 2 * HALUT_RUN_CODEBOOKS + more, HALUT_RUN_OUTPUTS + 1, rows[i]);
+      problem_make(&p, UNIFORM, codebooks[n], HALUT_RUN_OUTPUTS + 1, rows[i]);
+      const size_t tables = (size_t)codebooks[n] * HALUT_PROTOTYPES;
+      int8_t *table = (int8_t *)(uintptr_t)p.lut.table;
+      for (size_t e = 0; n == 2 && e < p.lut.outputs * tables; e++)
+        table[e] = (int8_t)(e / tables % 3 == 0 ? table[e] / 8 : e % 2 ? 127 : -128);
       FOR_EACH(accumulate, k) check_accumulate(k, &p, "tiled");
+      buffer_free_all();
+    }
+}
+END_TEST
+
+START_TEST(accumulate_matches_ref_with_the_most_codebooks) {
+  for (uint32_t less = 0; less < 2; less++)
+    for (uint32_t rows = 16; rows <= 128; rows += 112) {
+      struct problem p;
+      problem_make(&p, UNIFORM, HALUT_CODEBOOKS_MAX - less, 2, rows);
+      FOR_EACH(accumulate, k) check_accumulate(k, &p, "most");
       buffer_free_all();
     }
 }
@@ -838,6 +855,7 @@ static Suite *kernels_suite(void) {
   tcase_add_test(tests, encode_matches_ref);
   tcase_add_test(tests, accumulate_matches_ref);
   tcase_add_test(tests, accumulate_matches_ref_in_tiles_and_runs);
+  tcase_add_test(tests, accumulate_matches_ref_with_the_most_codebooks);
   tcase_add_test(tests, accumulate_matches_ref_at_the_edge_of_packing);
   tcase_add_test(tests, accumulate_matches_ref_at_the_largest_sums);
   tcase_add_test(tests, pool2_matches_ref);

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .layers import halut_layers
-from .run import Average, Log, Progress, accuracy, device_of, load_state, mixed, recalibrate, save
+from .run import Average, Log, Progress, accuracy, device_of, has_bfloat16, load_state, mixed, recalibrate, save
 
 
 def triangle(step, total):
@@ -98,7 +98,7 @@ class Trainer:
         self.teacher = teacher.eval() if teacher is not None and recipe.distil else None
         self.average = Average(model, recipe.average)
         for layer in halut_layers(model):
-            layer.fast = True
+            layer.fast = has_bfloat16(self.device)
         parts = recipe.groups(model)
         self.settings = [{key: part[key] for key in ("share", "weight_decay")} for part in parts]
         self.optimiser = recipe.optimiser(parts, recipe.rate)

@@ -211,11 +211,11 @@ class Devices(unittest.TestCase):
         for whole in (True, False):
             for shape, layer, x in random_layers(whole):
                 with self.subTest(shape=shape, prototypes=layer.prototypes, whole=whole):
-                    self.agree(layer, x, 1e-4, 1e-2)
+                    self.agree(layer, x, 1e-4, 3e-2)  # a CPU without bfloat16 also rounds what it sums to it
 
     def test_give_the_same_in_parts(self):
         with mock.patch.object(tensors, "HOT_MAX", 1000):
-            self.agree(*random_layer(SHAPES[0], 0, False), 1e-4, 1e-2)
+            self.agree(*random_layer(SHAPES[0], 0, False), 1e-4, 3e-2)
 
     def test_need_no_cpu(self):
         """PyTorch's meta device computes shapes only, and refuses to mix with a tensor that was made elsewhere."""

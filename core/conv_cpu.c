@@ -72,10 +72,7 @@ int halut_conv_cpu_open(const struct halut_conv *conv, uint32_t codebooks,
   if (is_small(made.positions))
     made.together = (uint32_t)(HALUT_CODE_BLOCK / made.positions);
   if (is_same(conv)) {
-    if (made.together > 1) {
-      made.masked = HALUT_CODE_BLOCK;
-      made.slack = slack_bytes(conv);
-    }
+    if (made.together > 1) made.masked = HALUT_CODE_BLOCK;
     made.mask = halut_alloc(taps * made.masked);
     made.read = calloc((size_t)codebooks * HALUT_LEVELS, sizeof *made.read);
     if (!made.mask || !made.read) {
@@ -227,7 +224,7 @@ static void encode_images(const struct halut_conv_cpu *cpu, const struct halut_l
                         cpu->masked, scratch->codes + c * apart + i * cpu->positions);
     return;
   }
-  uint8_t *side = scratch->side + cpu->slack;
+  uint8_t *side = scratch->side + slack_bytes(conv);
   for (uint32_t i = 0; i < count; i++)
     for (uint32_t channel = 0; channel < conv->channels; channel++, images += plane)
       memcpy(side + (size_t)channel * HALUT_CODE_BLOCK + i * plane, images, plane);
@@ -367,8 +364,7 @@ void halut_conv_cpu_run(const struct halut_conv_cpu *cpu, const struct halut_con
     if (together == 1)
       run_image(cpu, packed, kernels, scratch, &batch, part, image, part->out + i * out_bytes);
     else
-      run_images(cpu, tables, kernels, scratch, image, here, epilogue,
-                 part->out + i * out_bytes);
+      run_images(cpu, tables, kernels, scratch, image, here, epilogue, part->out + i * out_bytes);
   }
   if (epilogue->other) add_rows(cpu, kernels, outputs, part);
 }

@@ -16,7 +16,6 @@ struct halut_conv_cpu {
   size_t positions;              /* out_h * out_w */
   size_t masked;                 /* positions padded to HALUT_ROW_BLOCK; small maps: a block */
   uint32_t together;             /* so many small maps share a block of codes, else 1 */
-  size_t slack;                  /* small maps: bytes that may be read before the first */
   uint8_t *mask; /* [kernel_h * kernel_w][masked], NULL if values must be gathered */
   struct halut_read *read; /* [codebooks][HALUT_LEVELS], NULL likewise: from the first byte of an
                               image, or of small maps side by side */

@@ -285,7 +285,7 @@ INLINE void avx2_sum_rows(const struct halut_packed *packed, struct avx2_codes c
       struct avx2_sums sums;
       avx2_sums_set(&sums, NULL, vectors);
       const int32_t base = r ? 0 : packed->base[m].least;
-      avx2_run_any(packed, &packed->run[(size_t)m * packed->runs + r], codes, vectors, &sums);
+      avx2_run_any(packed, halut_run_of(packed, m, r), codes, vectors, &sums);
       avx2_put_sums(&sums, vectors, _mm256_set1_epi32(base), r == 0, acc + m * stride);
     }
 }
@@ -375,7 +375,7 @@ INLINE void avx2_map_run(const struct halut_packed *packed, uint32_t m, uint32_t
   const int32_t bias = requant->bias[m];
   struct avx2_sums sums;
   avx2_sums_set(&sums, r > 0 && !is_wide ? kept : NULL, vectors);
-  avx2_run_any(packed, &packed->run[(size_t)m * packed->runs + r], codes, vectors, &sums);
+  avx2_run_any(packed, halut_run_of(packed, m, r), codes, vectors, &sums);
   if (is_wide) {
     avx2_put_sums(&sums, vectors, _mm256_set1_epi32(r ? 0 : base->least), r == 0, acc);
     if (is_last)

@@ -111,7 +111,7 @@ INLINE void neon_sum_rows(const struct halut_packed *packed, uint32_t m, const u
   for (uint32_t r = 0; r < packed->runs; r++) {
     struct neon_sums sums;
     neon_sums_clear(&sums, vectors);
-    neon_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
+    neon_run(packed, halut_run_of(packed, m, r), codes, apart, vectors, &sums);
     const int32x4_t base = vdupq_n_s32(r ? 0 : packed->base[m].least);
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; v++) {
@@ -158,7 +158,7 @@ INLINE void neon_map_rows(const struct halut_packed *packed, uint32_t m, const u
   struct neon_sums sums;
   neon_sums_clear(&sums, vectors);
   for (uint32_t r = 0; r < packed->runs; r++)
-    neon_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
+    neon_run(packed, halut_run_of(packed, m, r), codes, apart, vectors, &sums);
 #pragma GCC unroll 8
   for (int v = 0; v < vectors; v++)
     vst1q_u8(out + 16 * v, vcombine_u8(neon_requant(sums.low[v], scale),

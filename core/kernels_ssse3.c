@@ -116,7 +116,7 @@ INLINE void sse_sum_rows(const struct halut_packed *packed, uint32_t m, const ui
   for (uint32_t r = 0; r < packed->runs; r++) {
     struct sse_sums sums;
     sse_sums_clear(&sums, vectors);
-    sse_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
+    sse_run(packed, halut_run_of(packed, m, r), codes, apart, vectors, &sums);
     const __m128i base = _mm_set1_epi32(r ? 0 : packed->base[m].least);
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; v++) {
@@ -162,7 +162,7 @@ INLINE void sse_map_rows(const struct halut_packed *packed, uint32_t m, const ui
   struct sse_sums sums;
   sse_sums_clear(&sums, vectors);
   for (uint32_t r = 0; r < packed->runs; r++)
-    sse_run(packed, &packed->run[(size_t)m * packed->runs + r], codes, apart, vectors, &sums);
+    sse_run(packed, halut_run_of(packed, m, r), codes, apart, vectors, &sums);
 #pragma GCC unroll 4
   for (int v = 0; v < vectors; v++) {
     __m128i even = sse_requant(sse_even(&sums, v), scale), odd = sse_requant(sums.odd[v], scale);

@@ -76,6 +76,12 @@ static struct pack_span pack_span_of(const int8_t *entries) {
   return span;
 }
 
+/* A table more of an output. */
+static void pack_base(struct halut_base *base, struct pack_span span) {
+  base->least += span.least + INT8_MIN;
+  base->range += (uint32_t)(span.most - span.least);
+}
+
 static void pack_open(struct pack_writer *writer, int32_t g) {
   struct pack_group *group = &writer->group[g];
   if (group->count == PACK_GROUP) return;
@@ -119,8 +125,7 @@ static void pack_groups(struct pack_writer *writer, uint32_t m, uint32_t first, 
   for (uint32_t c = first; c < last; c++) {
     const struct pack_span span = pack_span_of(pack_entries(writer->lut, m, c));
     range[c - first] = span.most - span.least;
-    base->least += span.least + INT8_MIN;
-    base->range += (uint32_t)range[c - first];
+    pack_base(base, span);
     start[UINT8_MAX - range[c - first] + 1]++;
   }
   for (uint32_t i = 0; i < UINT8_MAX; i++) start[i + 1] += start[i];
@@ -256,8 +261,7 @@ static int pack_pairs(struct halut_packed *packed) {
       const size_t pair = (c / 2 * HALUT_QUAD_OUTPUTS + m % HALUT_QUAD_OUTPUTS) * 2 + c % 2;
       pack_copy(entries, span.least,
                 table + m / HALUT_QUAD_OUTPUTS * pack_pair_bytes(lut) + pair * HALUT_PROTOTYPES);
-      base[m].least += span.least + INT8_MIN;
-      base[m].range += (uint32_t)(span.most - span.least);
+      pack_base(&base[m], span);
     }
   packed->table = packed->memory = table;
   packed->base = base;

@@ -73,6 +73,12 @@ struct halut_packed {
 
 enum { HALUT_QUAD_OUTPUTS = 4 };
 
+/* BYTES. Run r of output m. */
+static inline const struct halut_run *halut_run_of(const struct halut_packed *packed, uint32_t m,
+                                                   uint32_t r) {
+  return &packed->run[(size_t)m * packed->runs + r];
+}
+
 /* HALUT_ENOMEM; *packed is then empty. */
 int halut_pack(const struct halut_lut *lut, enum halut_layout layout, struct halut_packed *packed,
                struct halut_diag *diag) __attribute__((warn_unused_result));

@@ -143,6 +143,18 @@ struct halut_kernels {
 /* Fills `kernels` with the fastest of each kind that `cpu_flags` (see cpu.h) allow. */
 void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags);
 
+/* clamp(sum + bias, 0, 65535) of a u16 sum is one saturating subtraction and one saturating
+ * addition, of which one is of 0. */
+struct halut_shift {
+  uint16_t less, more;
+};
+
+static inline struct halut_shift halut_shift_of(int64_t bias) {
+  const int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
+  return (struct halut_shift){(uint16_t)(less < UINT16_MAX ? less : UINT16_MAX),
+                              (uint16_t)(more < UINT16_MAX ? more : UINT16_MAX)};
+}
+
 /* Requantise one value, as written in halut.h: the specification that every `map` and `dense`
  * meets. */
 static inline uint8_t halut_requantise(int64_t sum, int32_t bias, uint16_t scale) {

@@ -303,8 +303,7 @@ static void avx2_sum(const struct halut_packed *packed, const uint8_t *codes, ui
     avx2_sum_rows(packed, (struct avx2_codes){codes + half, from.scale}, 0, acc + half, stride);
 }
 
-/* clamp(sum + bias, 0, 65535) of u16 sums is one saturating subtraction and one saturating
- * addition, of which one is of 0. */
+/* A halut_shift, and the scale. */
 struct avx2_scale {
   __m256i less, more, scale;
 };
@@ -315,11 +314,9 @@ INLINE __m256i avx2_requant(__m256i sum, struct avx2_scale s) {
 }
 
 INLINE struct avx2_scale avx2_scale_make(int64_t bias, uint16_t scale) {
-  int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
-  less = less < UINT16_MAX ? less : UINT16_MAX;
-  more = more < UINT16_MAX ? more : UINT16_MAX;
-  return (struct avx2_scale){_mm256_set1_epi16((short)(uint16_t)less),
-                             _mm256_set1_epi16((short)(uint16_t)more),
+  const struct halut_shift shift = halut_shift_of(bias);
+  return (struct avx2_scale){_mm256_set1_epi16((short)shift.less),
+                             _mm256_set1_epi16((short)shift.more),
                              _mm256_set1_epi16((short)scale)};
 }
 

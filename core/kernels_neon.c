@@ -137,7 +137,7 @@ static void neon_sum(const struct halut_packed *packed, const uint8_t *codes, ui
     neon_sum_output(packed, m, codes, apart, rows, acc);
 }
 
-/* clamp(sum + bias, 0, 65535) is a saturating subtraction and a saturating addition, one of 0. */
+/* A halut_shift, and the scale. */
 struct neon_scale {
   uint16x8_t less, more;
   uint16_t scale;
@@ -177,11 +177,10 @@ static void neon_map(const struct halut_packed *packed, const uint8_t *codes, ui
         out[i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
       continue;
     }
-    int64_t bias = (int64_t)requant->bias[m] + packed->base[m].least;
-    int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
-    const struct neon_scale scale = {
-        vdupq_n_u16((uint16_t)(less < UINT16_MAX ? less : UINT16_MAX)),
-        vdupq_n_u16((uint16_t)(more < UINT16_MAX ? more : UINT16_MAX)), requant->scale[m]};
+    const struct halut_shift shift =
+        halut_shift_of((int64_t)requant->bias[m] + packed->base[m].least);
+    const struct neon_scale scale = {vdupq_n_u16(shift.less), vdupq_n_u16(shift.more),
+                                     requant->scale[m]};
     if (rows & 128) neon_map_rows(packed, m, codes, apart, 8, &scale, out);
     if (rows & 64) neon_map_rows(packed, m, codes, apart, 4, &scale, out);
     if (rows & 32) neon_map_rows(packed, m, codes + last, apart, 2, &scale, out + last);

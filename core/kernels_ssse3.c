@@ -141,7 +141,7 @@ static void ssse3_sum(const struct halut_packed *packed, const uint8_t *codes, u
     sse_sum_output(packed, m, codes, apart, rows, acc);
 }
 
-/* clamp(sum + bias, 0, 65535) is a saturating subtraction and a saturating addition, one of 0. */
+/* A halut_shift, and the scale. */
 struct sse_scale {
   __m128i less, more, scale;
 };
@@ -181,12 +181,11 @@ static void ssse3_map(const struct halut_packed *packed, const uint8_t *codes, u
         out[i] = halut_requantise(acc[i], requant->bias[m], requant->scale[m]);
       continue;
     }
-    int64_t bias = (int64_t)requant->bias[m] + packed->base[m].least;
-    int64_t less = bias < 0 ? -bias : 0, more = bias > 0 ? bias : 0;
-    const struct sse_scale scale = {
-        _mm_set1_epi16((short)(uint16_t)(less < UINT16_MAX ? less : UINT16_MAX)),
-        _mm_set1_epi16((short)(uint16_t)(more < UINT16_MAX ? more : UINT16_MAX)),
-        _mm_set1_epi16((short)requant->scale[m])};
+    const struct halut_shift shift =
+        halut_shift_of((int64_t)requant->bias[m] + packed->base[m].least);
+    const struct sse_scale scale = {_mm_set1_epi16((short)shift.less),
+                                    _mm_set1_epi16((short)shift.more),
+                                    _mm_set1_epi16((short)requant->scale[m])};
     uint32_t row = 0;
     for (; row + 64 <= rows; row += 64)
       sse_map_rows(packed, m, codes + row, apart, 4, &scale, out + row);

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from . import safetensors
 from .data import Batches, load, normalise
-from .layers import HalutConv2d, HalutLinear
+from .layers import HalutConv2d, HalutLinear, pair
 from .net import LAYERS, ResNet9
 from .run import accuracy, device_of, load_state, machine_options, mixed, prepare, recalibrate, save
 
@@ -90,9 +90,9 @@ def random_patches(layer, x, count, rng):
     if isinstance(layer, nn.Linear):
         x = x.reshape(-1, x.shape[-1])
         return x[torch.from_numpy(rng.permutation(len(x))[:count])]
-    pad = [layer.padding[1]] * 2 + [layer.padding[0]] * 2
-    windows = F.pad(x.contiguous(), pad).unfold(2, layer.kernel_size[0], layer.stride[0])
-    windows = windows.unfold(3, layer.kernel_size[1], layer.stride[1])  # [n][channels][y][x][ky][kx], a view
+    pad, stride = pair(layer.padding), pair(layer.stride)
+    windows = F.pad(x.contiguous(), [pad[1]] * 2 + [pad[0]] * 2).unfold(2, layer.kernel_size[0], stride[0])
+    windows = windows.unfold(3, layer.kernel_size[1], stride[1])  # [n][channels][y][x][ky][kx], a view
     places = windows.shape[0] * windows.shape[2] * windows.shape[3]
     chosen = np.unravel_index(rng.choice(places, min(count, places), replace=False),
                               (windows.shape[0], windows.shape[2], windows.shape[3]))

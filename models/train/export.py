@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from . import safetensors
 from .convert import halut_resnet9
 from .data import CLASSES, SCALE, ZERO, load, normalise
-from .layers import HalutConv2d, HalutLinear
+from .layers import HalutConv2d, HalutLinear, pair
 from .run import device_of, machine_options, prepare, weights
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
@@ -391,10 +391,6 @@ class Exporter:
         self.tensors[f"{name}.bias"] = (np.rint(bias / scale) - shift).astype(np.int32)
         self.logit_scale *= scale
         self.graph.append({"op": "linear", "name": name, "in": [source.name]})
-
-
-def pair(value):
-    return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
 
 
 def window(layer, source):

@@ -17,7 +17,7 @@ from .run import load_state, machine_options, prepare
 
 def arguments():
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--teacher", required=True)
+    cli.add_argument("--teacher", help="default none: the labels alone")
     cli.add_argument("--start", required=True, help="what convert wrote; with --restart what finetune wrote")
     cli.add_argument("--data", required=True)
     cli.add_argument("--out", required=True, help="checkpoint; an unfinished one is resumed")
@@ -56,14 +56,16 @@ def main():
     cli, args = arguments()
     device = prepare(args, args.seed)
     batches = Batches(*load(args.data, "train"), args.batch, cutout=args.cutout, seed=args.seed)
-    teacher = ResNet9().to(memory_format=torch.channels_last)
-    teacher.load_state_dict(load_state(args.teacher)["average"])
+    teacher = None
+    if args.teacher:
+        teacher = ResNet9().to(device, memory_format=torch.channels_last)
+        teacher.load_state_dict(load_state(args.teacher)["average"])
     model = halut_resnet9(starting_weights(cli, args))
     recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),
                     groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share),
                     distil=args.distil, average=args.average, refresh=args.refresh, mixed=args.mixed, statistics=20,
                     seed=args.seed)
-    train(model.to(device), batches, load(args.data, "validation"), args.out, recipe, teacher.to(device),
+    train(model.to(device), batches, load(args.data, "validation"), args.out, recipe, teacher,
           batches.again(250, seed=1), args.steps)
 
 

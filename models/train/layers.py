@@ -21,6 +21,11 @@ WINDOW = 2.0    # half-width of the threshold window, in standard deviations of 
 NEVER = torch.finfo(torch.float32).max  # a threshold that sends everything left
 
 
+def pair(value):
+    """A size in both directions, given as one number or two."""
+    return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
+
+
 def padded(outputs):
     return (outputs + BLOCK - 1) // BLOCK * BLOCK
 

@@ -8,6 +8,7 @@
  * heap order, entry 0 unused. Trees are walked by eight positions at once: the thresholds of a
  * level, at most eight, are one register that the node permutes.
  */
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@ enum {
   LEVELS = 4,
   GROUP = 8,
   TILE = 256,
+  GRADIENT_TILE = 1024,
   RANK = 4
 };
 
@@ -130,28 +132,41 @@ void accumulate(const uint8_t *codes, const float *table, size_t positions, int 
   }
 }
 
-/* grad_table (zeroed by the caller) += the gradient of every row that was added. A thread owns the
- * rows of one block and group, so nothing is shared. */
+/* Adds one position's gradient to the row that each codebook of a group looked up. */
+static inline void add_to_rows(const uint8_t *codes, size_t positions, int group, const vec *grad,
+                               float *rows) {
+  vec g[VECTORS];
+  for (int i = 0; i < VECTORS; i++)
+    g[i] = grad[i];
+  for (int j = 0; j < group; j++) {
+    vec *row = (vec *)(rows + (size_t)(j * PROTOTYPES + codes[j * positions]) * BLOCK);
+    for (int i = 0; i < VECTORS; i++)
+      row[i] += g[i];
+  }
+}
+
+/* grad_table (zeroed by the caller) += the gradient of every row that was added. A thread owns some
+ * codebooks, so nothing is shared; the gradients of a tile are read from memory once for all of
+ * them. */
 void table_gradient(const uint8_t *codes, const float *grad_y, size_t positions, int codebooks,
                     int outputs, float *grad_table) {
-#pragma omp parallel for collapse(2) schedule(dynamic, 1)
-  for (int b = 0; b < outputs / BLOCK; b++)
-    for (int c0 = 0; c0 < codebooks; c0 += GROUP) {
-      const int group = codebooks - c0 < GROUP ? codebooks - c0 : GROUP;
-      float *rows = grad_table + ((size_t)b * codebooks + c0) * PROTOTYPES * BLOCK;
-      for (size_t p = 0; p < positions; p++) {
-        const vec *in = (const vec *)(grad_y + p * outputs + b * BLOCK);
-        vec g[VECTORS];
-        for (int i = 0; i < VECTORS; i++)
-          g[i] = in[i];
-        for (int j = 0; j < group; j++) {
-          vec *row =
-              (vec *)(rows + (size_t)(j * PROTOTYPES + codes[(c0 + j) * positions + p]) * BLOCK);
-          for (int i = 0; i < VECTORS; i++)
-            row[i] += g[i];
+  const int groups = (codebooks + GROUP - 1) / GROUP;
+#pragma omp parallel
+  {
+    const int threads = omp_get_num_threads(), me = omp_get_thread_num();
+    const int first_group = groups * me / threads, last_group = groups * (me + 1) / threads;
+    for (int b = 0; b < outputs / BLOCK; b++)
+      for (size_t first = 0; first < positions; first += GRADIENT_TILE) {
+        const size_t last = first + GRADIENT_TILE < positions ? first + GRADIENT_TILE : positions;
+        for (int c0 = first_group * GROUP; c0 < last_group * GROUP; c0 += GROUP) {
+          const int group = codebooks - c0 < GROUP ? codebooks - c0 : GROUP;
+          float *rows = grad_table + ((size_t)b * codebooks + c0) * PROTOTYPES * BLOCK;
+          for (size_t p = first; p < last; p++)
+            add_to_rows(codes + c0 * positions + p, positions, group,
+                        (const vec *)(grad_y + p * outputs + b * BLOCK), rows);
         }
       }
-    }
+  }
 }
 
 /* Entry `place` (0..15) of a table of sixteen. */

@@ -3,6 +3,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from . import norms
+
 LAYERS = ("conv2", "res1a", "res1b", "conv3", "conv4", "res2a", "res2b")  # replaced by Halut, in order
 
 
@@ -16,7 +18,10 @@ class Block(nn.Module):
         self.pool = pool
 
     def forward(self, x):
-        x = F.relu(self.bn(self.conv(x)), inplace=True)
+        x = self.conv(x)
+        if self.training and norms.fits(self.bn, x, self.pool):
+            return norms.norm_relu(self.bn, x, self.pool)
+        x = F.relu(self.bn(x), inplace=True)
         return F.max_pool2d(x, 2) if self.pool else x
 
 

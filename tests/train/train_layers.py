@@ -4,6 +4,7 @@
 # tier: full
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 """The reference here is loops over positions, levels and rows; it shares nothing with what it checks."""
+import copy
 import unittest
 from unittest import mock
 
@@ -12,9 +13,10 @@ import train_support
 torch = train_support.need_torch()
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from train import kernels, layers, tensors  # noqa: E402
+from train import kernels, layers, norms, tensors  # noqa: E402
 from train.convert import halut_like, random_patches  # noqa: E402
 from train.layers import HalutConv2d, HalutLinear, padded  # noqa: E402
+from train.net import Block  # noqa: E402
 
 # images, channels, height, width, kernel, stride, padding, codebooks, outputs, groups
 SHAPES = [
@@ -361,6 +363,61 @@ class Layers(unittest.TestCase):
             every = sorted(map(tuple, columns_of(layer, x)))
             rows = random_patches(dense, x, len(every), np.random.default_rng(0))
             self.assertEqual(sorted(map(tuple, rows.numpy())), every)
+
+
+class Norms(unittest.TestCase):
+    """norms.c against PyTorch's own passes in float64."""
+
+    def pair_of(self, images, channels, height, width, pool):
+        norm = torch.nn.BatchNorm2d(channels)
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+        x = (2 * torch.randn(images, channels, height, width) + 1).round()  # so that windows have equal values
+        return norm, x.contiguous(memory_format=torch.channels_last), copy.deepcopy(norm).double(), x.double(), pool
+
+    def shapes(self):
+        for shape in ((3, 32, 6, 8), (2, 64, 4, 4), (1, 16, 2, 2), (5, 48, 10, 2)):
+            for pool in (False, True):
+                with self.subTest(shape=shape, pool=pool):
+                    yield self.pair_of(*shape, pool)
+
+    def test_are_batch_norm_relu_and_pooling(self):
+        for norm, x, plain, x64, pool in self.shapes():
+            x.requires_grad_()
+            x64.requires_grad_()
+            self.assertTrue(norms.fits(norm, x, pool))
+            y, y64 = norms.norm_relu(norm, x, pool), F.relu(plain(x64))
+            y64 = F.max_pool2d(y64, 2) if pool else y64
+            grad = torch.randn(y.shape)
+            y.backward(grad)
+            y64.backward(grad.double())
+            for got, want in ((y, y64), (x.grad, x64.grad), (norm.weight.grad, plain.weight.grad),
+                              (norm.bias.grad, plain.bias.grad), (norm.running_mean, plain.running_mean),
+                              (norm.running_var, plain.running_var)):
+                self.assertLess((got - want).abs().max().item(), 1e-5 * want.abs().max().item())
+
+    def test_do_not_fit_what_the_kernels_cannot_take(self):
+        norm, x, _, _, _ = self.pair_of(2, 32, 5, 6, False)
+        self.assertTrue(norms.fits(norm, x, False))
+        self.assertFalse(norms.fits(norm, x, True))  # an odd height
+        self.assertFalse(norms.fits(norm, x.contiguous(), False))
+        self.assertFalse(norms.fits(norm, x.double(), False))
+        self.assertFalse(norms.fits(torch.nn.BatchNorm2d(8), x[:, :8].contiguous(memory_format=torch.channels_last),
+                                    False))
+        self.assertFalse(norms.fits(torch.nn.BatchNorm2d(32, affine=False), x, False))
+        self.assertFalse(norms.fits(norm.eval(), x, False))
+
+    def test_are_what_a_block_trains_with(self):
+        torch.manual_seed(4)
+        block = Block(3, 16, pool=True).to(memory_format=torch.channels_last)
+        x = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+        with mock.patch.object(norms, "norm_relu", wraps=norms.norm_relu) as fused:
+            y = block(x)
+            self.assertEqual(fused.call_count, 1)
+            with mock.patch.object(norms, "fits", return_value=False):
+                self.assertLess((block(x) - y).abs().max().item(), 1e-5)
+            block.eval()(x)
+            self.assertEqual(fused.call_count, 1)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,14 @@ struct halut_affine {
   void *memory; /* owned: the sorted arrays and the steps */
 };
 
+/* Where the column of the read that comes a few after read i begins, to be prefetched. */
+static inline const float *halut_column_ahead(const struct halut_affine *affine, const float *x,
+                                              size_t step, uint32_t i) {
+  enum { COLUMNS_AHEAD = 6 };
+  const uint32_t later = i + COLUMNS_AHEAD < affine->reads ? i + COLUMNS_AHEAD : i;
+  return x + affine->split[later] * step;
+}
+
 /* `split` below `columns`; both and `reads` at least 1. HALUT_ENOMEM; *affine is then empty. */
 int halut_affine_open(uint32_t columns, uint32_t reads, const uint32_t *split, const float *low,
                       const float *inverse, struct halut_affine *affine, struct halut_diag *diag)

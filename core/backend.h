@@ -47,6 +47,7 @@ struct halut_epilogue {
 
 struct halut_affine; /* affine.h */
 
+
 /* The ends of a product of floats: what becomes of x before and of the sums after (kernels.h:
  * quantise, dequantise). */
 struct halut_floats {
@@ -76,10 +77,10 @@ struct halut_backend_ops {
    * product followed by the plain operations. */
   int (*conv)(struct halut_backend *backend, uint32_t handle, const uint8_t *in, uint32_t count,
               const struct halut_epilogue *epilogue, uint8_t *out, struct halut_stats *stats);
-  /* Optional (NULL): a product from floats to floats, x [rows][columns] to y [rows][outputs]. Same
+  /* Optional (NULL): a product from floats to floats, `rows` rows of x to y [rows][outputs]. Same
    * floats as quantise, product and dequantise one after another. */
   int (*matmul)(struct halut_backend *backend, uint32_t handle, const struct halut_floats *floats,
-                const float *x, size_t rows, float *y, struct halut_stats *stats);
+                struct halut_matrix x, size_t rows, float *y, struct halut_stats *stats);
   /* Optional (NULL): from now on who serves `helper` takes half of each convolution and of each
    * product of floats; NULL: nobody does. It is the caller's. The same numbers either way. */
   void (*help)(struct halut_backend *backend, struct halut_helper *helper);

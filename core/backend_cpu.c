@@ -271,7 +271,7 @@ struct matmul_part {
   const struct halut_packed *packed, *entries;
   struct halut_matmul_scratch *scratch;
   const struct halut_floats *floats;
-  const float *x;
+  struct halut_matrix x;
   size_t rows;
   float *y;
 };
@@ -295,14 +295,14 @@ static size_t matmul_run(struct halut_backend *backend, struct matmul_part *own)
   own->rows = (blocks + 1) / 2 * HALUT_CODE_BLOCK;
   later.scratch = &backend->matmul[1];
   later.rows -= own->rows;
-  later.x += own->rows * own->floats->affine->columns;
+  later.x.at += own->rows * later.x.row_step;
   later.y += own->rows * lut->outputs;
   return halut_helper_share(backend->helper, matmul_part_run, own, &later) ? later.rows : 0;
 }
 
 static int cpu_matmul(struct halut_backend *backend, uint32_t handle,
-                      const struct halut_floats *floats, const float *x, size_t rows, float *y,
-                      struct halut_stats *stats) {
+                      const struct halut_floats *floats, struct halut_matrix x, size_t rows,
+                      float *y, struct halut_stats *stats) {
   assert(handle < backend->layer_count);
   const struct cpu_layer *layer = &backend->layer[handle];
   const struct halut_packed *packed = layer->packed;

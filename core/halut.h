@@ -82,6 +82,13 @@ struct halut_tensor {
   uint32_t dim[HALUT_RANK_MAX]; /* outermost first; unused ones are 1 */
 };
 
+/* A view of a matrix of floats: row r, column c is at[r * row_step + c * column_step]. Either its
+ * rows lie one after another (column_step is 1) or its columns do (row_step is 1). */
+struct halut_matrix {
+  const float *at;
+  size_t row_step, column_step;
+};
+
 /* One learned product: acc[outputs][rows] from the values that the trees read. Arrays are borrowed.
  *
  * Encode: start at node 1; at level l go right iff value[l] > threshold[c][node] (equal goes left);

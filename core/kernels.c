@@ -13,6 +13,7 @@ void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags) {
 #define HALUT_KERNEL_dense(name) halut_dense_##name
 #define HALUT_KERNEL_linear(name) halut_linear_##name
 #define HALUT_KERNEL_quantise(name) halut_quantise_##name
+#define HALUT_KERNEL_quantise_columns(name) halut_quantise_columns_##name
 #define HALUT_KERNEL_dequantise(name) halut_dequantise_##name
 #define HALUT_KERNEL_row(name) halut_row_##name
 #include "kernels.inc"
@@ -24,6 +25,7 @@ void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags) {
   assert(kernels->dense);
   assert(kernels->linear);
   assert(kernels->quantise);
+  assert(kernels->quantise_columns);
   assert(kernels->dequantise);
   assert(kernels->row);
 }

@@ -101,6 +101,11 @@ static inline void halut_ahead_fetch(struct halut_ahead *ahead, size_t bytes) {
 typedef void halut_quantise_fn(const struct halut_affine *affine, const float *x, size_t rows,
                                uint8_t *value, size_t stride, struct halut_ahead ahead);
 
+/* quantise_columns: the same of an x whose columns lie one after another, `step` floats apart: the
+ * float is x[split[i] * step + row]. What follows the rows may be prefetched. */
+typedef void halut_quantise_columns_fn(const struct halut_affine *affine, const float *x,
+                                       size_t step, size_t rows, uint8_t *value, size_t stride);
+
 /* dequantise: y[row * y_stride + m] = (float)acc[m * stride + row] * scale[m] + bias[m], each step
  * rounded to float. Sums of whole vectors of HALUT_ROW_BLOCK rows must be readable. `is_large` says
  * that y is larger than a cache that would keep it, so that it may be written past all of them. */
@@ -122,6 +127,8 @@ typedef void halut_row_fn(const int8_t *entry, const uint32_t *at, uint32_t code
 #define HALUT_KERNEL_DECLARE_dense(name) extern halut_dense_fn halut_dense_##name;
 #define HALUT_KERNEL_DECLARE_linear(name) extern halut_linear_fn halut_linear_##name;
 #define HALUT_KERNEL_DECLARE_quantise(name) extern halut_quantise_fn halut_quantise_##name;
+#define HALUT_KERNEL_DECLARE_quantise_columns(name)                                                \
+  extern halut_quantise_columns_fn halut_quantise_columns_##name;
 #define HALUT_KERNEL_DECLARE_dequantise(name) extern halut_dequantise_fn halut_dequantise_##name;
 #define HALUT_KERNEL_DECLARE_row(name) extern halut_row_fn halut_row_##name;
 #define HALUT_KERNEL(kind, name, flags) HALUT_KERNEL_DECLARE_##kind(name)
@@ -136,6 +143,7 @@ struct halut_kernels {
   halut_dense_fn *dense;
   halut_linear_fn *linear;
   halut_quantise_fn *quantise;
+  halut_quantise_columns_fn *quantise_columns;
   halut_dequantise_fn *dequantise;
   halut_row_fn *row;
 };

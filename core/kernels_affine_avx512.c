@@ -3,6 +3,8 @@
  * sixteen such vectors, 64 rows, are transposed as words. For these 1,024 values: 128 shuffles, 256
  * arithmetic operations, and 64 loads with a permutation for each step.
  *
+ * quantise_columns: as there, sixteen rows of a column at a time.
+ *
  * dequantise: 16 outputs by 16 rows, so that whole lines of sums and of floats are moved. */
 #include "kernels.h"
 
@@ -131,6 +133,23 @@ void halut_quantise_avx512(const struct halut_affine *affine, const float *x, si
     for (uint32_t g = 0; g < groups; g += CHUNK)
       quantise_chunk(affine, g, groups - g < CHUNK ? groups : g + CHUNK,
                      x + row * affine->columns, here, value + row, stride, &ahead, share);
+  }
+}
+
+void halut_quantise_columns_avx512(const struct halut_affine *affine, const float *x, size_t step,
+                                   size_t rows, uint8_t *value, size_t stride) {
+  for (uint32_t i = 0; i < affine->reads; i++) {
+    const __m512 low = _mm512_set1_ps(affine->low[i]), inverse = _mm512_set1_ps(affine->inverse[i]);
+    const float *from = x + affine->split[i] * step, *next = halut_column_ahead(affine, x, step, i);
+    for (size_t row = 0; row < halut_pad_rows(rows); row += 16) {
+      const size_t left = row < rows ? rows - row : 0;
+      const __mmask16 wanted = left < 16 ? (__mmask16)((1u << left) - 1) : UINT16_MAX;
+      _mm_prefetch((const char *)(next + row), _MM_HINT_T0);
+      __m512i v = quantise16(_mm512_maskz_loadu_ps(wanted, from + row), low, inverse);
+      v = _mm512_max_epi32(v, _mm512_setzero_si512());
+      _mm_storeu_si128((__m128i *)(value + i * stride + row),
+                       _mm512_maskz_cvtepi32_epi8(wanted, v));
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 /* DESIGN: the two ends of a raw product with 16-byte vectors. quantise gathers each column that is
  * read by scalar moves, 32 rows at a time, and makes 16 values at once; dequantise transposes 4 by
- * 4. Bound by the gathering: a load and a store for each value. */
+ * 4. Bound by the gathering: a load and a store for each value. Columns that lie one after another
+ * need none. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
@@ -36,6 +37,23 @@ void halut_quantise_ssse3(const struct halut_affine *affine, const float *x, siz
       _mm_storeu_si128((__m128i *)(to + 16), quantise16(column + 16, low, inverse));
       for (size_t r = here; r < HALUT_ROW_BLOCK; r++) to[r] = 0;
     }
+  }
+}
+
+void halut_quantise_columns_ssse3(const struct halut_affine *affine, const float *x, size_t step,
+                                  size_t rows, uint8_t *value, size_t stride) {
+  for (uint32_t i = 0; i < affine->reads; i++) {
+    const __m128 low = _mm_set1_ps(affine->low[i]), inverse = _mm_set1_ps(affine->inverse[i]);
+    const float *from = x + affine->split[i] * step;
+    uint8_t *to = value + i * stride;
+    for (size_t row = 0; row < halut_pad_rows(rows); row += 16) {
+      float last[16] = {0};
+      if (row + 16 > rows)
+        for (size_t r = row; r < rows; r++) last[r - row] = from[r];
+      const __m128i made = quantise16(row + 16 > rows ? last : from + row, low, inverse);
+      _mm_storeu_si128((__m128i *)(to + row), made);
+    }
+    for (size_t row = rows; row < halut_pad_rows(rows); row++) to[row] = 0;
   }
 }
 

@@ -98,20 +98,30 @@ void halut_linear_ref(const int8_t *weight, const int32_t *bias, uint32_t output
   }
 }
 
-void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_t rows,
-                        uint8_t *value, size_t stride, struct halut_ahead ahead) {
-  (void)ahead;
+static void quantise(const struct halut_affine *affine, const float *x, size_t row_step,
+                     size_t column_step, size_t rows, uint8_t *value, size_t stride) {
   for (uint32_t i = 0; i < affine->reads; i++) {
     for (size_t row = 0; row < halut_pad_rows(rows); row++) {
       float scaled = 0;
       if (row < rows) {
-        float above = x[row * affine->columns + affine->split[i]] - affine->low[i];
+        float above = x[row * row_step + affine->split[i] * column_step] - affine->low[i];
         scaled = rintf(above * affine->inverse[i]);
       }
       scaled = scaled > UINT8_MAX ? UINT8_MAX : scaled > 0 ? scaled : 0; /* NaN is 0 */
       value[i * stride + row] = (uint8_t)scaled;
     }
   }
+}
+
+void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_t rows,
+                        uint8_t *value, size_t stride, struct halut_ahead ahead) {
+  (void)ahead;
+  quantise(affine, x, affine->columns, 1, rows, value, stride);
+}
+
+void halut_quantise_columns_ref(const struct halut_affine *affine, const float *x, size_t step,
+                                size_t rows, uint8_t *value, size_t stride) {
+  quantise(affine, x, 1, step, rows, value, stride);
 }
 
 void halut_dequantise_ref(const int32_t *acc, size_t stride, const float *scale, const float *bias,

@@ -52,6 +52,20 @@ void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch) {
   *scratch = (struct halut_matmul_scratch){0};
 }
 
+/* Returns what of the `next` rows is to be fetched while this block is summed. */
+static struct halut_ahead block_quantise(const struct halut_kernels *kernels,
+                                         const struct halut_affine *affine, struct halut_matrix x,
+                                         size_t rows, size_t next, uint8_t *value) {
+  if (x.column_step != 1) {
+    kernels->quantise_columns(affine, x.at, x.column_step, rows, value, HALUT_CODE_BLOCK);
+    return (struct halut_ahead){0};
+  }
+  const size_t half = next * x.row_step * sizeof *x.at / 2;
+  const struct halut_ahead first = {(const char *)(x.at + rows * x.row_step), half};
+  kernels->quantise(affine, x.at, rows, value, HALUT_CODE_BLOCK, first);
+  return (struct halut_ahead){first.at + half, half};
+}
+
 /* Sums and floats of all outputs of a block, fetching `ahead` meanwhile. */
 static void block_sum(const struct halut_packed *packed, const struct halut_kernels *kernels,
                       struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
@@ -83,12 +97,12 @@ static int32_t value_of(float x, float low, float inverse) {
 }
 
 static void row_encode(const struct halut_lut *lut, const struct halut_affine *affine,
-                       const float *x, uint32_t stride, uint32_t *at) {
+                       const float *x, size_t step, uint32_t stride, uint32_t *at) {
   for (uint32_t c = 0; c < lut->codebooks; c++) {
     const uint8_t *threshold = lut->threshold + (size_t)c * HALUT_PROTOTYPES;
     uint32_t node = 1;
     for (uint32_t i = c * HALUT_LEVELS; i < (c + 1) * HALUT_LEVELS; i++)
-      node = 2 * node + (value_of(x[affine->split[i]], affine->low[i], affine->inverse[i]) >
+      node = 2 * node + (value_of(x[affine->split[i] * step], affine->low[i], affine->inverse[i]) >
                          threshold[node]);
     at[c] = (c * HALUT_PROTOTYPES + node - HALUT_PROTOTYPES) * stride;
   }
@@ -96,10 +110,10 @@ static void row_encode(const struct halut_lut *lut, const struct halut_affine *a
 
 static void rows_run(const struct halut_packed *entries, const struct halut_kernels *kernels,
                      struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
-                     const float *x, size_t rows, float *y) {
+                     struct halut_matrix x, size_t rows, float *y) {
   const struct halut_lut *lut = entries->lut;
   for (size_t row = 0; row < rows; row++) {
-    row_encode(lut, floats->affine, x + row * floats->affine->columns, entries->row_stride,
+    row_encode(lut, floats->affine, x.at + row * x.row_step, x.column_step, entries->row_stride,
                scratch->at);
     kernels->row(entries->entry, scratch->at, lut->codebooks, floats->scale, floats->bias,
                  lut->outputs, y + row * lut->outputs);
@@ -108,31 +122,28 @@ static void rows_run(const struct halut_packed *entries, const struct halut_kern
 
 void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_packed *entries,
                           const struct halut_kernels *kernels, struct halut_matmul_scratch *scratch,
-                          const struct halut_floats *floats, const float *x, size_t rows,
+                          const struct halut_floats *floats, struct halut_matrix x, size_t rows,
                           float *y) {
   const struct halut_lut *lut = packed->lut;
-  const size_t columns = floats->affine->columns;
   const size_t few = lut->outputs >= OUTPUTS_WIDE ? ROWS_FEW_WIDE : ROWS_FEW;
   const bool is_large = rows * lut->outputs * sizeof *y >= LARGE_BYTES;
   for (size_t row = 0; row < rows; row += HALUT_CODE_BLOCK) {
     const size_t left = rows - row, here = left < HALUT_CODE_BLOCK ? left : HALUT_CODE_BLOCK;
     const size_t next = left - here < HALUT_CODE_BLOCK ? left - here : HALUT_CODE_BLOCK;
-    const float *from = x + row * columns;
+    const struct halut_matrix from = {x.at + row * x.row_step, x.row_step, x.column_step};
     if (here <= few) {
       rows_run(entries, kernels, scratch, floats, from, here, y + row * lut->outputs);
       break;
     }
-    const size_t half = next * columns * sizeof *x / 2;
-    const struct halut_ahead first = {(const char *)(from + here * columns), half};
-    const struct halut_ahead second = {first.at + half, half};
-    kernels->quantise(floats->affine, from, here, scratch->value, HALUT_CODE_BLOCK, first);
+    const struct halut_ahead later = block_quantise(kernels, floats->affine, from, here, next,
+                                                    scratch->value);
     uint64_t since = halut_clock_ns();
     kernels->encode(scratch->value, NULL, scratch->read, lut->threshold, lut->codebooks,
                     halut_pad_rows(here), scratch->codes,
                     halut_code_stride(kernels->accumulate, halut_sum_rows(here)));
     halut_clock_lap(&scratch->stages.encode_ns, &since);
     if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
-    block_sum(packed, kernels, scratch, floats, here, second, y + row * lut->outputs, is_large);
+    block_sum(packed, kernels, scratch, floats, here, later, y + row * lut->outputs, is_large);
     halut_clock_lap(&scratch->stages.accumulate_ns, &since);
   }
 }

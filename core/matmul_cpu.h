@@ -28,6 +28,7 @@ void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch);
 /* backend.h: matmul. `packed` is in the kernels' layout; `entries` the same lut in that of ROWS. */
 void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_packed *entries,
                           const struct halut_kernels *kernels, struct halut_matmul_scratch *scratch,
-                          const struct halut_floats *floats, const float *x, size_t rows, float *y);
+                          const struct halut_floats *floats, struct halut_matrix x, size_t rows,
+                          float *y);
 
 #endif

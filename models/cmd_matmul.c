@@ -25,7 +25,8 @@ struct matmul_run {
   struct halut_session *session;
   struct halut_npy a, b;
   size_t rows;
-  float *in;    /* [rows of a][columns] as floats */
+  float *in;    /* a as floats by rows, if it is not in place by columns */
+  struct halut_matrix x; /* a, wherever it is */
   float *out;   /* [rows][outputs] */
   float *b_f32; /* [columns][outputs] to compare with */
   float *exact; /* [rows][outputs] a times b */
@@ -72,13 +73,18 @@ static int run_open_arrays(struct matmul_run *run) {
                            "%s: rows of %u values are needed, as %s was learned on them",
                            run->a_path, columns, run->model_path);
   run->rows = run->a.count / columns;
-  run->in = aligned_alloc(HALUT_ALIGN, (run->a.count * sizeof *run->in + HALUT_ALIGN - 1) /
-                                           HALUT_ALIGN * HALUT_ALIGN);
+  const float *by_column = halut_npy_columns(&run->a);
+  if (!by_column)
+    run->in = aligned_alloc(HALUT_ALIGN, (run->a.count * sizeof *run->in + HALUT_ALIGN - 1) /
+                                             HALUT_ALIGN * HALUT_ALIGN);
   run->out = malloc(run->rows * outputs * sizeof *run->out);
-  if (!run->in || !run->out)
+  if ((!run->in && !by_column) || !run->out)
     return halut_cli_error(command, HALUT_EXIT_FAILURE, "%s: no memory for %zu rows", run->a_path,
                            run->rows);
-  halut_npy_floats(&run->a, 0, run->a.count, run->in);
+  run->x = by_column ? (struct halut_matrix){by_column, 1, run->rows}
+                     : (struct halut_matrix){run->in, columns, 1};
+  if (run->in)
+    halut_npy_floats(&run->a, 0, run->a.count, run->in);
   if (!run->args->compare)
     return HALUT_EXIT_OK;
   error = halut_npy_open(run->args->compare, &run->b, &diag);
@@ -97,7 +103,7 @@ static int run_open_arrays(struct matmul_run *run) {
 }
 
 static int run_multiply(struct matmul_run *run) {
-  uint32_t columns = run->info->columns, outputs = run->info->outputs;
+  uint32_t outputs = run->info->outputs;
   struct halut_progress bar;
   halut_progress_begin(&bar, "matmul", "rows", run->rows);
   uint64_t began = halut_clock_ns();
@@ -105,9 +111,9 @@ static int run_multiply(struct matmul_run *run) {
   for (size_t row = 0; !error && row < run->rows; row += run->args->batch) {
     size_t left = run->rows - row;
     uint32_t count = (uint32_t)(left < run->args->batch ? left : run->args->batch);
-    struct halut_tensor in = {run->in + row * columns, HALUT_F32, 2, {count, columns, 1, 1}};
-    struct halut_tensor out = {run->out + row * outputs, HALUT_F32, 2, {count, outputs, 1, 1}};
-    error = halut_session_run(run->session, &in, &out, &run->stats);
+    struct halut_matrix x = run->x;
+    x.at += row * x.row_step;
+    error = halut_session_multiply(run->session, x, count, run->out + row * outputs, &run->stats);
     halut_progress_show(&bar, row + count);
   }
   run->seconds = (double)(halut_clock_ns() - began) * 1e-9;
@@ -120,9 +126,11 @@ static void run_compare(struct matmul_run *run) {
   size_t columns = run->info->columns, outputs = run->info->outputs;
   halut_blas_threads(1);
   uint64_t began = halut_clock_ns();
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)run->rows, (int)outputs, (int)columns,
-              1.0f, run->in, (int)columns, run->b_f32, (int)outputs, 0.0f, run->exact,
-              (int)outputs);
+  const bool by_column = run->x.column_step != 1;
+  cblas_sgemm(CblasRowMajor, by_column ? CblasTrans : CblasNoTrans, CblasNoTrans, (int)run->rows,
+              (int)outputs, (int)columns, 1.0f, run->x.at,
+              (int)(by_column ? run->x.column_step : columns), run->b_f32, (int)outputs, 0.0f,
+              run->exact, (int)outputs);
   run->exact_seconds = (double)(halut_clock_ns() - began) * 1e-9;
   double count = (double)run->rows * (double)outputs;
   for (size_t m = 0; m < outputs; m++) {
@@ -215,7 +223,8 @@ const struct halut_command halut_command_matmul = {
     .operands = "MODEL A.npy",
     .summary = "Multiply the rows of an array with a learned product",
     .details = "A.npy is float32, float64 or uint8, a row or rows of as many values as the product "
-               "has columns.\n",
+               "has columns. Of float32 in Fortran order only the columns that trees read are "
+               "read: about twice as fast.\n",
     .options = options,
     .operands_min = 2,
     .operands_max = 2,

@@ -120,14 +120,16 @@ static int npy_shape(struct npy_scan *scan, struct halut_npy *out, struct halut_
   return HALUT_OK;
 }
 
-/* fortran_order: refused unless there is only one order. */
-static int npy_order(const struct halut_npy *out, uint64_t offset, struct halut_diag *diag) {
+/* fortran_order: of a matrix, or where there is only one order. */
+static int npy_order(struct halut_npy *out, uint64_t offset, struct halut_diag *diag) {
   uint32_t long_dims = 0;
   for (uint32_t i = 0; i < out->rank; i++)
     long_dims += out->dim[i] > 1;
-  if (long_dims > 1)
+  if (long_dims > 1 && out->rank > 2)
     return halut_fail(diag, HALUT_EFORMAT, offset,
-                      "the array is in Fortran order: save numpy.ascontiguousarray(array) instead");
+                      "the array is in Fortran order and no matrix: save "
+                      "numpy.ascontiguousarray(array) instead");
+  out->by_column = long_dims > 1;
   return HALUT_OK;
 }
 
@@ -287,9 +289,29 @@ const char *halut_npy_type_name(enum halut_npy_type type) {
   return type == HALUT_NPY_F64 ? "float64" : type == HALUT_NPY_F32 ? "float32" : "uint8";
 }
 
+/* Of a matrix in Fortran order. */
+static void npy_floats_turned(const struct halut_npy *npy, size_t first, size_t count, float *to) {
+  const size_t rows = npy->dim[0], columns = npy->dim[1];
+  const uint8_t *bytes = npy->data;
+  for (size_t i = first; i < first + count; i++) {
+    const size_t at = i % columns * rows + i / columns;
+    double value = bytes[npy->type == HALUT_NPY_U8 ? at : 0];
+    float single;
+    if (npy->type == HALUT_NPY_F64)
+      memcpy(&value, bytes + at * sizeof value, sizeof value);
+    else if (npy->type == HALUT_NPY_F32)
+      value = (double)*(const float *)memcpy(&single, bytes + at * sizeof single, sizeof single);
+    to[i - first] = (float)value;
+  }
+}
+
 void halut_npy_floats(const struct halut_npy *npy, size_t first, size_t count, float *to) {
   assert(first <= npy->count);
   assert(count <= npy->count - first);
+  if (npy->by_column) {
+    npy_floats_turned(npy, first, count, to);
+    return;
+  }
   const uint8_t *from = (const uint8_t *)npy->data + first * halut_npy_type_bytes(npy->type);
   if (npy->type == HALUT_NPY_F32)
     memcpy(to, from, count * sizeof *to);
@@ -302,10 +324,16 @@ void halut_npy_floats(const struct halut_npy *npy, size_t first, size_t count, f
   }
 }
 
+static const float *npy_stored(const struct halut_npy *npy) {
+  return npy->type != HALUT_NPY_F32 || (uintptr_t)npy->data % sizeof(float) ? NULL : npy->data;
+}
+
 const float *halut_npy_in_place(const struct halut_npy *npy) {
-  if (npy->type != HALUT_NPY_F32 || (uintptr_t)npy->data % sizeof(float))
-    return NULL;
-  return npy->data;
+  return npy->by_column ? NULL : npy_stored(npy);
+}
+
+const float *halut_npy_columns(const struct halut_npy *npy) {
+  return npy->by_column ? npy_stored(npy) : NULL;
 }
 
 size_t halut_npy_head(char head[HALUT_NPY_HEAD_MAX], enum halut_npy_type type, uint32_t rank,

@@ -1,15 +1,17 @@
 /* npy.h: NumPy's .npy arrays, in and out.
  *
- * Reads versions 1 to 3 of the format: little-endian float32, float64 and uint8 in C order, 1 to 4
- * dimensions. All else is refused by name: other types, big-endian, Fortran order, Python objects,
- * a file that ends early or goes on too long. Nothing is executed and no length is believed. May be
- * called from any thread.
+ * Reads versions 1 to 3 of the format: little-endian float32, float64 and uint8, 1 to 4 dimensions,
+ * in C order or, a matrix, in Fortran order. All else is refused by name: other types, big-endian,
+ * Python objects, a file that ends early or goes on too long. Nothing is executed and no length is
+ * believed. May be called from any thread.
  *
  * The format: "\x93NUMPY", two bytes of version, the header's length (2 bytes in version 1, else
  * 4), a Python dictionary of 'descr', 'fortran_order' and 'shape', then the values.
  */
 #ifndef HALUT_NPY_H
 #define HALUT_NPY_H
+
+#include <stdbool.h>
 
 #include "../core/halut.h"
 
@@ -25,6 +27,7 @@ struct halut_npy {
   uint32_t rank;
   uint32_t dim[HALUT_RANK_MAX]; /* outermost first; unused ones are 1; one may be 0 */
   size_t count;                 /* values */
+  bool by_column;               /* a matrix in Fortran order: its columns lie one after another */
   const void *data;             /* little-endian; aligned for its type only if the file was so */
   void *map;                    /* owned if read from a file, else NULL */
   size_t map_bytes;
@@ -42,11 +45,13 @@ void halut_npy_close(struct halut_npy *npy); /* NULL and never opened (all zero)
 size_t halut_npy_type_bytes(enum halut_npy_type type);
 const char *halut_npy_type_name(enum halut_npy_type type); /* "float32" */
 
-/* Values first .. first + count - 1 as floats; float64 is rounded to nearest. */
+/* Values first .. first + count - 1, in C order, as floats; float64 is rounded to nearest. */
 void halut_npy_floats(const struct halut_npy *npy, size_t first, size_t count, float *to);
-/* The values themselves if they are aligned floats in memory, else NULL: then copy with
+/* The values themselves if they are aligned floats in memory, in C order, else NULL: then copy with
  * halut_npy_floats. */
 const float *halut_npy_in_place(const struct halut_npy *npy);
+/* Likewise of a matrix in Fortran order. */
+const float *halut_npy_columns(const struct halut_npy *npy);
 
 /* Writes the bytes that come before the values, a multiple of 64; returns how many. */
 size_t halut_npy_head(char head[HALUT_NPY_HEAD_MAX], enum halut_npy_type type, uint32_t rank,

@@ -486,14 +486,19 @@ static int network_run(struct halut_session *session, const struct halut_tensor 
 }
 
 /* A product on a backend that has no `matmul`, a tile of rows at a time. */
-static int tiles_run(struct halut_session *session, const float *x, size_t rows, float *y,
+static int tiles_run(struct halut_session *session, struct halut_matrix x, size_t rows, float *y,
                      struct halut_stats *stats) {
   const struct halut_model_info *info = session->info;
   for (size_t row = 0; row < rows; row += session->tile_rows) {
     size_t left = rows - row, here = left < session->tile_rows ? left : session->tile_rows;
     size_t padded = halut_pad_rows(here);
-    session->kernels.quantise(&session->affine, x + row * info->columns, here, session->tile_value,
-                              padded, (struct halut_ahead){0});
+    const float *from = x.at + row * x.row_step;
+    if (x.column_step == 1)
+      session->kernels.quantise(&session->affine, from, here, session->tile_value, padded,
+                                (struct halut_ahead){0});
+    else
+      session->kernels.quantise_columns(&session->affine, from, x.column_step, here,
+                                        session->tile_value, padded);
     int rc = session->ops->product(session->backend, session->handle[0], session->tile_value, here,
                                    session->tile_acc, stats);
     if (rc)
@@ -504,21 +509,32 @@ static int tiles_run(struct halut_session *session, const float *x, size_t rows,
   return 0;
 }
 
+int halut_session_multiply(struct halut_session *session, struct halut_matrix x, uint32_t rows,
+                           float *y, struct halut_stats *stats) {
+  const struct halut_model_info *info = session->info;
+  if (info->kind != HALUT_PRODUCT || rows < 1 || rows > session->batch_max ||
+      (x.row_step != 1 && x.column_step != 1))
+    return HALUT_ESHAPE;
+  const struct halut_floats floats = {&session->affine, info->scale, info->bias};
+  int rc = session->ops->matmul
+               ? session->ops->matmul(session->backend, session->handle[0], &floats, x, rows, y,
+                                      stats)
+               : tiles_run(session, x, rows, y, stats);
+  if (rc)
+    return rc;
+  struct halut_tensor out = {y, HALUT_F32, 2, {rows, info->outputs, 1, 1}};
+  if (session->observe)
+    session->observe(session->observer, 0, &out);
+  return 0;
+}
+
 static int product_run(struct halut_session *session, const struct halut_tensor *in,
                        struct halut_tensor *out, struct halut_stats *stats) {
   const struct halut_model_info *info = session->info;
   if (in->rank != 2 || in->dim[1] != info->columns || out->dim[1] != info->outputs)
     return HALUT_ESHAPE;
-  const struct halut_floats floats = {&session->affine, info->scale, info->bias};
-  int rc = session->ops->matmul
-               ? session->ops->matmul(session->backend, session->handle[0], &floats, in->data,
-                                      in->dim[0], out->data, stats)
-               : tiles_run(session, in->data, in->dim[0], out->data, stats);
-  if (rc)
-    return rc;
-  if (session->observe)
-    session->observe(session->observer, 0, out);
-  return 0;
+  const struct halut_matrix x = {in->data, info->columns, 1};
+  return halut_session_multiply(session, x, in->dim[0], out->data, stats);
 }
 
 int halut_session_run(struct halut_session *session, const struct halut_tensor *in,

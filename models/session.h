@@ -26,6 +26,11 @@ int halut_session_run(struct halut_session *session, const struct halut_tensor *
                       struct halut_tensor *out, struct halut_stats *stats)
     __attribute__((warn_unused_result));
 
+/* A product alone, of a matrix that may lie by columns (then only those that trees read come from
+ * memory): `rows` of it, in 1..batch_max, to y [rows][outputs]. The same floats and errors. */
+int halut_session_multiply(struct halut_session *session, struct halut_matrix x, uint32_t rows,
+                           float *y, struct halut_stats *stats) __attribute__((warn_unused_result));
+
 /* Called on the running thread after each node (product: once, node 0) with the value it made, U8
  * [n][channels][height][width] or I32 [n][classes]; the view dies with the call. For timing by
  * layer, for comparing backends, for explaining. With `plain` every node is computed unfused, so

@@ -126,8 +126,8 @@ static uint32_t pick_codebooks(void) {
 /* ---- the list ---- */
 
 #define KIND_MAP(XX)                                                                               \
-  XX(encode) XX(accumulate) XX(pool2) XX(add) XX(dense) XX(linear) XX(quantise) XX(dequantise)   \
-  XX(row)
+  XX(encode) XX(accumulate) XX(pool2) XX(add) XX(dense) XX(linear) XX(quantise)                  \
+  XX(quantise_columns) XX(dequantise) XX(row)
 
 enum kind {
 #define XX(kind) KIND_##kind,
@@ -147,6 +147,7 @@ struct kernel {
     halut_dense_fn *dense;
     halut_linear_fn *linear;
     halut_quantise_fn *quantise;
+    halut_quantise_columns_fn *quantise_columns;
     halut_dequantise_fn *dequantise;
     halut_row_fn *row;
   } fn;
@@ -160,6 +161,7 @@ struct kernel {
 #define POINTER_dense(name) halut_dense_##name
 #define POINTER_linear(name) halut_linear_##name
 #define POINTER_quantise(name) halut_quantise_##name
+#define POINTER_quantise_columns(name) halut_quantise_columns_##name
 #define POINTER_dequantise(name) halut_dequantise_##name
 #define POINTER_row(name) halut_row_##name
 static const struct kernel kernel_list[] = {
@@ -507,6 +509,23 @@ static float *floats_make(size_t count) {
   return made;
 }
 
+/* The same values as `want` from a copy of x whose columns lie one after another. */
+static void quantise_columns_match(const struct halut_affine *affine, const float *x, uint32_t rows,
+                                   const uint8_t *want, uint8_t *got, size_t bytes,
+                                   size_t stride) {
+  const size_t step = rows + random_below(2) * random_below(20);
+  float *turned = (float *)(void *)buffer_make((step * (affine->columns - 1) + rows) * sizeof *x);
+  for (size_t row = 0; row < rows; row++)
+    for (size_t column = 0; column < affine->columns; column++)
+      turned[column * step + row] = x[row * affine->columns + column];
+  FOR_EACH(quantise_columns, k) {
+    poison(got, bytes);
+    k->fn.quantise_columns(affine, turned, step, rows, got, stride);
+    ck_assert_msg(same_with_guard(want, got, bytes), "quantise_columns %s, %u rows, %u reads",
+                  k->name, rows, affine->reads);
+  }
+}
+
 /* Few and many columns, read once, often or not at all; chunks of reads in all their remainders. */
 START_TEST(quantise_matches_ref) {
   static const uint16_t column_list[] = {1, 2, 7, 8, 9, 15, 16, 17, 64, 200, 513};
@@ -533,6 +552,7 @@ START_TEST(quantise_matches_ref) {
       ck_assert_msg(same_with_guard(want, got, bytes), "quantise %s, %u rows, %u columns, %u reads",
                     k->name, rows, columns, reads);
     }
+    quantise_columns_match(&affine, x, rows, want, got, bytes, stride);
     halut_affine_close(&affine);
     buffer_free_all();
   }
@@ -561,6 +581,14 @@ START_TEST(quantise_rounds_as_written) {
     k->fn.quantise(&affine, x[0], LISTED, value, sizeof value, (struct halut_ahead){0});
     for (int i = 0; i < LISTED; i++)
       ck_assert_msg(value[i] == list[i].value, "quantise %s: %g gives %u, not %u", k->name,
+                    (double)list[i].x, value[i], list[i].value);
+  }
+  float turned[COLUMNS * LISTED] = {0};
+  for (int i = 0; i < LISTED; i++) turned[split[0] * LISTED + (uint32_t)i] = list[i].x;
+  FOR_EACH(quantise_columns, k) {
+    k->fn.quantise_columns(&affine, turned, LISTED, LISTED, value, sizeof value);
+    for (int i = 0; i < LISTED; i++)
+      ck_assert_msg(value[i] == list[i].value, "quantise_columns %s: %g gives %u, not %u", k->name,
                     (double)list[i].x, value[i], list[i].value);
   }
   halut_affine_close(&affine);

@@ -380,9 +380,31 @@ START_TEST(shares_work_between_two_threads) {
 }
 END_TEST
 
-/* The fused product and its three steps give the same floats, whatever the number of rows. */
+/* The same floats of x by columns, on each session; the rows may be some of a longer matrix. */
+static void columns_compare(struct halut_session *const session[2], const float *x, uint32_t rows,
+                            const struct halut_model_info *info, const float *wanted) {
+  const size_t step = rows + rows % 3, outputs = (size_t)rows * info->outputs;
+  float *turned = calloc(step * info->columns, sizeof *turned), *is = malloc(outputs * sizeof *is);
+  ck_assert(turned && is);
+  for (size_t row = 0; row < rows; row++)
+    for (size_t column = 0; column < info->columns; column++)
+      turned[column * step + row] = x[row * info->columns + column];
+  for (int s = 0; s < 2; s++) {
+    memset(is, 0xff, outputs * sizeof *is);
+    const struct halut_matrix by_column = {turned, 1, step};
+    ck_assert_int_eq(halut_session_multiply(session[s], by_column, rows, is, NULL), 0);
+    ck_assert_msg(memcmp(is, wanted, outputs * sizeof *is) == 0, "%s: %u rows by columns differ",
+                  info->name, rows);
+  }
+  free(turned);
+  free(is);
+}
+
+/* The fused product and its three steps give the same floats, whatever the number of rows and the
+ * order that they lie in. */
 START_TEST(fuses_products_exactly) {
-  static const uint32_t counts[] = {1, 2, 31, 32, 33, 127, 128, 129, 255, 256, 300, 700};
+  static const uint32_t counts[] = {1,  2,  3,   7,   8,   9,   16,  30,  31,
+                                   32, 33, 127, 128, 129, 255, 256, 300, 700};
   enum { COUNTS = sizeof(counts) / sizeof(counts[0]), ROWS = 700 };
   struct halut_backend_ops plain = halut_backend_cpu;
   plain.matmul = NULL;
@@ -410,10 +432,14 @@ START_TEST(fuses_products_exactly) {
       ck_assert_int_eq(halut_session_run(steps, &in, &out, NULL), 0);
       ck_assert_msg(memcmp(is, wanted, outputs * sizeof *is) == 0, "%s, %s: %u rows differ",
                     files.gl_pathv[_i], options, counts[i]);
+      columns_compare((struct halut_session *const[]){fused, steps}, x, counts[i], info, wanted);
       free(x);
       free(is);
       free(wanted);
     }
+    const struct halut_matrix neither = {(const float[4]){0}, 2, 2};
+    ck_assert_int_eq(halut_session_multiply(fused, neither, 1, NULL, NULL), HALUT_ESHAPE);
+    ck_assert_int_eq(halut_session_multiply(fused, neither, ROWS + 1, NULL, NULL), HALUT_ESHAPE);
     halut_session_close(fused);
     halut_session_close(steps);
   }

@@ -91,6 +91,34 @@ START_TEST(keys_come_in_any_order_and_spacing) {
 }
 END_TEST
 
+/* [[1, 2, 3], [4, 5, 6]], its columns one after another. */
+START_TEST(a_matrix_in_fortran_order_is_read_in_c_order) {
+  static const uint8_t stored[6] = {1, 4, 2, 5, 3, 6};
+  static const char *const name[] = {"|u1", "<f4", "<f8"};
+  char dictionary[96];
+  uint8_t bytes[256];
+  float single[6], back[6];
+  double twice[6];
+  for (int i = 0; i < 6; i++) single[i] = stored[i], twice[i] = stored[i];
+  const void *const values[] = {stored, single, twice};
+  const size_t each[] = {1, 4, 8};
+  snprintf(dictionary, sizeof dictionary,
+           "{'descr': '%s', 'fortran_order': True, 'shape': (2, 3)}", name[_i]);
+  size_t size = file_make(bytes, dictionary, 6 * each[_i]);
+  memcpy(bytes + size - 6 * each[_i], values[_i], 6 * each[_i]);
+  struct halut_npy npy;
+  struct halut_diag diag = {0};
+  ck_assert_msg(halut_npy_parse(bytes, size, &npy, &diag) == 0, "%s", diag.text);
+  ck_assert(npy.by_column);
+  ck_assert_ptr_null(halut_npy_in_place(&npy));
+  ck_assert(!halut_npy_columns(&npy) || _i == 1);
+  for (size_t first = 0; first < 6; first++) {
+    halut_npy_floats(&npy, first, 6 - first, back);
+    for (size_t i = first; i < 6; i++) ck_assert(back[i - first] == (float)(i + 1));
+  }
+}
+END_TEST
+
 static const struct {
   const char *dictionary;
   size_t bytes; /* of values */
@@ -108,8 +136,8 @@ static const struct {
      "an array of records: plain float32, float64 or uint8 is read"},
     {"{'descr': 4, 'fortran_order': False, 'shape': (2,)}", 8, HALUT_EFORMAT,
      "'descr' is not a type name"},
-    {"{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2)}", 16, HALUT_EFORMAT,
-     "the array is in Fortran order: save numpy.ascontiguousarray(array) instead"},
+    {"{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2, 1)}", 16, HALUT_EFORMAT,
+     "the array is in Fortran order and no matrix: save numpy.ascontiguousarray(array) instead"},
     {"{'descr': '<f4', 'fortran_order': None, 'shape': (2, 2)}", 16, HALUT_EFORMAT,
      "'fortran_order' is neither True nor False"},
     {"{'descr': '<f4', 'fortran_order': False, 'shape': ()}", 4, HALUT_EFORMAT,
@@ -208,6 +236,7 @@ int main(void) {
   tcase_add_loop_test(tcase, what_is_written_is_read, 0, 3);
   tcase_add_loop_test(tcase, versions_two_and_three_have_four_bytes_of_length, 0, 2);
   tcase_add_loop_test(tcase, keys_come_in_any_order_and_spacing, 0, 3);
+  tcase_add_loop_test(tcase, a_matrix_in_fortran_order_is_read_in_c_order, 0, 3);
   tcase_add_loop_test(tcase, says_what_is_broken, 0, sizeof broken / sizeof *broken);
   tcase_add_test(tcase, no_part_of_a_file_is_a_file);
   tcase_add_test(tcase, names_the_version_and_the_size_of_the_header);

@@ -117,10 +117,21 @@ class Learn(unittest.TestCase):
         np.save(self.path("a.npy"), self.a)
         self.fails(self.learn(), 1,
                    say + "invalid argument: a, row 7, column 3 (from 0) is nan: every value must be finite")
-        np.save(self.path("a.npy"), np.asfortranarray(self.b))
-        self.fails(self.learn(), 1, say + "a.npy: malformed file: the array is in Fortran order: save "
-                   "numpy.ascontiguousarray(array) instead (byte 44)")
         self.assertFalse(os.path.exists(self.path("p.safetensors")))
+
+    def test_fortran_order_gives_the_same(self):
+        self.works(self.learn())
+        self.works(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy", "--batch", "100"))
+        with open(self.path("p.safetensors"), "rb") as file:
+            learned = file.read()
+        for name, kind in (("a.npy", np.float32), ("wide.npy", np.float64)):
+            np.save(self.path(name), np.asfortranarray(self.a.astype(kind)))
+            self.works(self.halut("matmul", "p.safetensors", name, "-o", "again.npy", "--batch", "100", "--compare",
+                                  "b.npy"))
+            self.assertEqual(np.load(self.path("again.npy")).tobytes(), np.load(self.path("c.npy")).tobytes())
+        self.works(self.learn())  # from a.npy as it is now
+        with open(self.path("p.safetensors"), "rb") as file:
+            self.assertEqual(file.read(), learned)
 
     def test_matmul_refuses_what_does_not_fit(self):
         self.works(self.learn())

@@ -28,22 +28,27 @@ enum {
   ROUNDS_MAX = 1001,
   ROUNDS = 101,
   ROUND_NS = 500000, /* each product is repeated for at least so long */
-  CASES = 4
+  CASES = 6
 };
 
-/* name, rows, columns, outputs, codebooks; those of one model lie together. */
+/* name, rows, columns, outputs, codebooks, whether A lies by columns; those of one model lie
+ * together. */
 #define SHAPE_MAP(XX)                                                                              \
-  XX("tall", 10016, 512, 64, 32)                                                                   \
-  XX("row", 1, 512, 64, 32)                                                                        \
-  XX("square", 1024, 1024, 1024, 64)                                                               \
-  XX("row of it", 1, 1024, 1024, 64)
+  XX("tall", 10016, 512, 64, 32, 0)                                                                \
+  XX("tall, by columns", 10016, 512, 64, 32, 1)                                                    \
+  XX("row", 1, 512, 64, 32, 0)                                                                     \
+  XX("square", 1024, 1024, 1024, 64, 0)                                                            \
+  XX("square, by columns", 1024, 1024, 1024, 64, 1)                                                \
+  XX("row of it", 1, 1024, 1024, 64, 0)
 
 static const struct shape {
   const char *name;
   size_t rows;
   uint32_t columns, outputs, codebooks;
+  int by_column;
 } shape_list[CASES] = {
-#define XX(name, rows, columns, outputs, codebooks) {name, rows, columns, outputs, codebooks},
+#define XX(name, rows, columns, outputs, codebooks, by_column)                                     \
+  {name, rows, columns, outputs, codebooks, by_column},
     SHAPE_MAP(XX)
 #undef XX
 };
@@ -95,6 +100,16 @@ static void rows_fill(float *a, size_t rows, uint32_t columns, const float *mix)
   }
 }
 
+/* Rearranges [rows][columns] so that columns lie one after another. */
+static void by_column(float *a, size_t rows, size_t columns) {
+  float *old = make(rows * columns, sizeof *old);
+  memcpy(old, a, rows * columns * sizeof *a);
+  for (size_t row = 0; row < rows; row++)
+    for (size_t column = 0; column < columns; column++)
+      a[column * rows + row] = old[row * columns + column];
+  free(old);
+}
+
 static void data_make(struct matmul *m, float **learning_out) {
   const struct shape *s = m->shape;
   float *mix = make((size_t)DIRECTIONS * s->columns, sizeof *mix);
@@ -107,6 +122,8 @@ static void data_make(struct matmul *m, float **learning_out) {
     m->b[i] = random_float();
   rows_fill(learning, LEARNING_ROWS, s->columns, mix);
   rows_fill(m->a, s->rows, s->columns, mix);
+  if (s->by_column)
+    by_column(m->a, s->rows, s->columns);
   for (int e = 0; e < ENGINES; e++)
     m->c[e] = make(s->rows * s->outputs, sizeof *m->c[e]);
   free(mix);
@@ -148,8 +165,10 @@ static void matmul_close(struct matmul *m) {
 
 static void halut_multiply(struct matmul *m) {
   const struct halut_floats floats = {&m->affine, m->learned.scale, m->learned.bias};
-  int error = halut_backend_cpu.matmul(m->backend, m->handle, &floats, m->a, m->shape->rows,
-                                       m->c[HALUT], NULL);
+  const size_t rows = m->shape->rows, columns = m->shape->columns;
+  const struct halut_matrix a = m->shape->by_column ? (struct halut_matrix){m->a, 1, rows}
+                                                    : (struct halut_matrix){m->a, columns, 1};
+  int error = halut_backend_cpu.matmul(m->backend, m->handle, &floats, a, rows, m->c[HALUT], NULL);
   require(error == 0, "the cpu backend failed");
 }
 
@@ -160,14 +179,17 @@ static void openblas_multiply(struct matmul *m) {
     cblas_sgemv(CblasRowMajor, CblasTrans, columns, outputs, 1, m->b, outputs, m->a, 1, 0,
                 m->c[OPENBLAS], 1);
   else
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, outputs, columns, 1, m->a, columns,
-                m->b, outputs, 0, m->c[OPENBLAS], outputs);
+    cblas_sgemm(CblasRowMajor, m->shape->by_column ? CblasTrans : CblasNoTrans, CblasNoTrans, rows,
+                outputs, columns, 1, m->a, m->shape->by_column ? rows : columns, m->b, outputs, 0,
+                m->c[OPENBLAS], outputs);
 }
 
 static void onednn_multiply(struct matmul *m) {
   const struct shape *s = m->shape;
-  dnnl_status_t status = dnnl_sgemm('N', 'N', (dnnl_dim_t)s->rows, s->outputs, s->columns, 1, m->a,
-                                    s->columns, m->b, s->outputs, 0, m->c[ONEDNN], s->outputs);
+  const dnnl_dim_t rows = (dnnl_dim_t)s->rows, columns = s->columns;
+  dnnl_status_t status = dnnl_sgemm(s->by_column ? 'T' : 'N', 'N', rows, s->outputs, columns, 1,
+                                    m->a, s->by_column ? rows : columns, m->b, s->outputs, 0,
+                                    m->c[ONEDNN], s->outputs);
   require(status == dnnl_success, "dnnl_sgemm failed");
 }
 

@@ -32,7 +32,7 @@ def arguments():
                      help="of the rate, for what is not looked up: first layer, batch norms, classifier")
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
-    cli.add_argument("--refresh", type=int, default=50, help="steps between two fits of the surrogate")
+    cli.add_argument("--refresh", type=int, default=50, help="steps between two looks at the tables' directions")
     cli.add_argument("--mixed", type=float, default=0.0, help="share of the batches whose images are blended in pairs")
     cli.add_argument("--cutout", type=int, default=0)
     cli.add_argument("--seed", type=int, default=0)

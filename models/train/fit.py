@@ -1,8 +1,8 @@
 """The training loop of every recipe, for dense networks and for converted ones.
 
-A recipe says how: optimiser, schedule, loss, averaging. The loop does the rest alike: surrogates fitted again, weights
-averaged, a checkpoint and a CSV row an epoch. An unfinished run goes on from its checkpoint and ends with the
-weights of an uninterrupted one.
+A recipe says how: optimiser, schedule, loss, averaging. The loop does the rest alike: directions of tables
+taken again, weights averaged, a checkpoint and a CSV row an epoch. An unfinished run goes on from its checkpoint and
+ends with the weights of an uninterrupted one.
 """
 import copy
 import dataclasses
@@ -65,7 +65,7 @@ class Recipe:
     distil: float = 0.0               # weight of the teacher's answer in the loss
     smoothing: float = 0.1            # of the labels
     average: float = 0.995            # decay of the weight average, a step
-    refresh: int = 50                 # steps between two fits of the surrogates
+    refresh: int = 50                 # steps between two looks at the directions of the tables
     statistics: int = 8               # batches that batch-norm statistics are measured on
     mixed: float = 0.0                # share of the batches whose images are blended in pairs
     plain: bool = False               # log the accuracy of the weights that are not averaged, too
@@ -104,7 +104,7 @@ class Trainer:
         self.optimiser = recipe.optimiser(parts, recipe.rate)
 
     def refresh(self, x):
-        """Fits the surrogate of every Halut layer to its table, on the inputs that `x` gives it."""
+        """Has every Halut layer look at its table as it is now, and at the inputs that `x` gives it."""
         layers = halut_layers(self.model)
         if layers:
             with torch.no_grad():

@@ -50,10 +50,25 @@ def table_gradient(codes, grad, table, fast):
     return out
 
 
-def threshold_gradient(layer, x, threshold, along):
-    """along float32 [codebooks * rank][positions]: the output's gradient along the table's directions."""
-    g, out = geometry(layer, x), torch.zeros_like(threshold)
-    library().threshold_gradient(ctypes.byref(g), pointer(x), layer.codebooks, pointer(layer.split),
-                                 pointer(threshold.detach()), pointer(layer.window), pointer(layer.basis),
-                                 pointer(along), pointer(out))
+def along(grad, direction, fast):
+    """The matrix product as a convolution of one position: several times as fast here."""
+    kind = torch.bfloat16 if fast else torch.float32
+    rows = grad.to(kind).view(1, len(grad), 1, -1).permute(0, 3, 1, 2)  # channels last, as it lies
+    out = torch.nn.functional.conv2d(rows, direction.to(kind)[:, :, None, None])
+    return out.permute(0, 2, 3, 1).reshape(len(grad), -1).float()
+
+
+def _path_gradient(function, layer, x, threshold, along, out):
+    g = geometry(layer, x)
+    function(ctypes.byref(g), pointer(x), layer.codebooks, pointer(layer.split), pointer(threshold.detach()),
+             pointer(layer.window), pointer(layer.basis), pointer(along), pointer(out))
     return out
+
+
+def threshold_gradient(layer, x, threshold, along):
+    """along float32 [positions][codebooks * rank]: the output's gradient along the table's directions."""
+    return _path_gradient(library().threshold_gradient, layer, x, threshold, along, torch.zeros_like(threshold))
+
+
+def input_gradient(layer, x, threshold, along):
+    return _path_gradient(library().input_gradient, layer, x, threshold, along, torch.zeros_like(x))

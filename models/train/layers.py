@@ -1,9 +1,9 @@
 """HalutConv2d and HalutLinear: drop-in layers that look products up instead of multiplying.
 
 Forward: each codebook (a range of the im2col columns: channel, ky, kx) is hashed by a 4-level tree to one of 16
-prototypes, and the table rows of the prototypes are summed. Backward: exact for the table; the input sees a
-linear surrogate, the convolution that fits the table best on recent patches (`refresh`); thresholds see
-the decisions of the taken path, through the leading directions of the table.
+prototypes, and the table rows of the prototypes are summed. Backward: exact for the table; the input and the
+thresholds see the decisions of the taken path, through the leading directions of the table (`refresh`). A `linear`
+layer's input sees the convolution that fits the table best on recent patches instead.
 """
 import math
 
@@ -17,7 +17,7 @@ PASSES = {"cpu": kernels}  # who computes on a device; tensors.py where none is 
 BLOCK = 64      # outputs of a table block in kernels.c
 RANK = 4        # directions of the table that the threshold gradient looks along, as in kernels.c
 SHARE = 4       # one image in so many measures the threshold gradient
-WINDOW = 2.0    # half-width of the threshold window, in standard deviations of the channel
+WINDOW = 1.0    # half-width of the window around a threshold, in standard deviations of what is compared
 NEVER = torch.finfo(torch.float32).max  # a threshold that sends everything left
 
 
@@ -60,7 +60,7 @@ class Lookup(torch.autograd.Function):
         grad = grad.contiguous()
         grad_x = grad_table = grad_threshold = None
         if ctx.needs_input_grad[0]:
-            grad_x = layer.input_gradient(grad_y, x).contiguous(memory_format=torch.channels_last)
+            grad_x = layer.input_gradient(x, grad, grad_y, threshold).contiguous(memory_format=torch.channels_last)
         if ctx.needs_input_grad[1]:
             grad_table = passes(x).table_gradient(codes, grad, table, layer.fast)
         if ctx.needs_input_grad[2]:
@@ -104,6 +104,7 @@ class HalutConv2d(nn.Module):
         self.register_buffer("basis", torch.zeros(self.codebooks, RANK, 16))
         self.register_buffer("direction", torch.zeros(self.codebooks * RANK, padded(out_channels)))
         self.fast = False  # bfloat16 where only a gradient's direction matters
+        self.linear = False  # the input sees the surrogate
         self.recent = None
         self.close_levels()
 
@@ -143,7 +144,16 @@ class HalutConv2d(nn.Module):
         x = x.float().contiguous()
         return passes(x).encode(self, x, self.threshold)
 
-    def input_gradient(self, grad_y, x):
+    def along(self, grad, x):
+        """The output's gradient [positions][outputs] along the table's directions: [positions][codebooks * rank]."""
+        return passes(x).along(grad, self.direction, self.fast)
+
+    def input_gradient(self, x, grad, grad_y, threshold):
+        if self.linear:
+            return self.linear_gradient(grad_y, x)
+        return passes(x).input_gradient(self, x, threshold, self.along(grad, x))
+
+    def linear_gradient(self, grad_y, x):
         """The surrogate convolution's gradient, as a convolution itself where that is possible: faster."""
         kind = torch.bfloat16 if self.fast else torch.float32
         border = self.kernel_size[0] - 1 - self.padding
@@ -159,26 +169,19 @@ class HalutConv2d(nn.Module):
 
     def threshold_gradient(self, x, grad, threshold):
         images = max(1, len(x) // SHARE)
-        kind = torch.bfloat16 if self.fast else torch.float32
-        few = grad[:images * len(grad) // len(x)].to(kind)
-        along = (self.direction.to(kind) @ few.t()).float().contiguous()
-        return passes(x).threshold_gradient(self, x[:images], threshold, along) * (len(x) / images)
+        few = grad[:images * len(grad) // len(x)]
+        return passes(x).threshold_gradient(self, x[:images], threshold, self.along(few, x)) * (len(x) / images)
 
     @torch.no_grad()
     def refresh(self, rows_max=8192):
-        """Fits the surrogate and the directions to the table as it is now, on the last training inputs."""
+        """Takes the directions of the table as it is now, and the windows of the last training inputs."""
         x = self.recent.float()
         x = x[:max(1, rows_max // math.prod(self.out_size(x)))].contiguous()
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
         patches = patches.transpose(0, 1).reshape(self.columns, -1)
-        every = torch.arange(16, dtype=torch.uint8, device=x.device)
-        hot = (self.codes(x)[..., None] == every).float()  # [codebooks][positions][16]
-        rows, edges = self.rows(), self.ranges()
-        wider = self.columns % self.codebooks
-        fit = torch.cat([self._fit(patches[edges[a]:edges[b]].view(b - a, -1, patches.shape[1]), hot[a:b], rows[a:b])
-                         .reshape(-1, self.out_channels) for a, b in ((0, wider), (wider, self.codebooks)) if a < b])
-        weight = fit.reshape(self.in_channels, *self.kernel_size, self.out_channels).permute(3, 0, 1, 2)
-        self.surrogate.copy_(self._grouped(weight))
+        rows = self.rows()
+        if self.linear:
+            self.fit_surrogate(x, patches)
         centred = rows - rows.mean(1, keepdim=True)
         vectors = torch.linalg.eigh(centred @ centred.transpose(1, 2))[1][..., -RANK:]
         self.basis.copy_(vectors.transpose(1, 2))  # rows ~ vectors @ (vectors^T centred)
@@ -187,6 +190,15 @@ class HalutConv2d(nn.Module):
         used = self.split[:, :self.prototypes.bit_length() - 1]
         values = patches[used.long()]  # [codebooks][levels][positions]
         self.window.copy_(WINDOW * values.std((1, 2)).clamp_min(1e-2))
+
+    def fit_surrogate(self, x, patches):
+        every = torch.arange(16, dtype=torch.uint8, device=x.device)
+        hot = (self.codes(x)[..., None] == every).float()  # [codebooks][positions][16]
+        rows, edges, wider = self.rows(), self.ranges(), self.columns % self.codebooks
+        fit = torch.cat([self._fit(patches[edges[a]:edges[b]].view(b - a, -1, patches.shape[1]), hot[a:b], rows[a:b])
+                         .reshape(-1, self.out_channels) for a, b in ((0, wider), (wider, self.codebooks)) if a < b])
+        weight = fit.reshape(self.in_channels, *self.kernel_size, self.out_channels).permute(3, 0, 1, 2)
+        self.surrogate.copy_(self._grouped(weight))
 
     def _grouped(self, weight):
         if self.groups == 1:

@@ -109,6 +109,7 @@ def outputs_of(layer, rows):
 
 def nearest_convolution(layer):
     """The dense layer that fits a looked-up one best on its recent inputs."""
+    layer.linear = True
     layer.refresh()
     dense = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, bias=False)
     dense.weight.copy_(layer.surrogate)

@@ -4,7 +4,8 @@
         --model resnet9-cifar10.safetensors --data cifar-10-batches-bin --program build/halut \\
         --logs teacher.pt.csv halut.pt.csv
 
-The card lies beside the model, with three plots. What is called "as served" is measured by `halut eval`, the
+The card lies beside the model, with its plots. --teacher and --start go together; where they are gone (reopen), the
+card does without what compares with them. What is called "as served" is measured by `halut eval`, the
 C program; the other rows are these PyTorch networks. Everything is the test split, which nothing was chosen on.
 """
 import argparse
@@ -140,8 +141,8 @@ def layer_costs(path):
 
 # Plots.
 
-def plots(stem, logs, bins, error, before, after):
-    """Writes STEM-{curves,reliability,layers}.png."""
+def plots(stem, logs, bins, error, errors):
+    """Writes STEM-{curves,reliability,layers}.png, the last if there are errors of layers."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -164,7 +165,10 @@ def plots(stem, logs, bins, error, before, after):
     axis.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1),
              title=f"expected calibration error {error:.3f}")
     finish(plt, figure, stem + "-reliability.png")
+    if errors is None:
+        return
 
+    before, after = errors
     figure, axis = plt.subplots(figsize=(6.5, 3.2))
     place = np.arange(len(LAYERS))
     axis.bar(place - 0.2, [before[n][1] for n in LAYERS], 0.4, label="as converted")
@@ -212,10 +216,12 @@ def cost(logs):
 def accuracy_rows(args, device, images, labels, train):
     """Rows of the accuracy table, the float Halut network's logits, and what `halut eval` said."""
     truth = torch.from_numpy(labels)
-    dense = load_dense(args.teacher, device)
-    rows = [("dense teacher, float", "PyTorch", *score(logits(dense, images), truth))]
-    rows.append(("dense teacher, int8 weights and u8 maps", "PyTorch, simulated",
-                 *score(logits(dense_int8(dense, train[:250]), images), truth)))
+    rows = []
+    if args.teacher:
+        dense = load_dense(args.teacher, device)
+        rows.append(("dense teacher, float", "PyTorch", *score(logits(dense, images), truth)))
+        rows.append(("dense teacher, int8 weights and u8 maps", "PyTorch, simulated",
+                     *score(logits(dense_int8(dense, train[:250]), images), truth)))
     values = logits(load_converted(args.halut, device), images)
     rows.append(("Halut, float", "PyTorch", *score(values, truth)))
     served = evaluate(args.program, args.model, args.data, args.limit)
@@ -236,13 +242,33 @@ def commands(args, stages):
                   f"--epochs {len(read_log(args.logs[-1]))}",
                   "python3 -m train.export --start halut.pt --data DIR --out models/resnet9-cifar10.safetensors"]
     name = os.path.basename(args.model)
-    lines += ["python3 -m train.report --teacher teacher.pt --start start.pt --halut halut.pt "
-              f"--model models/{name} --data DIR --program build/halut --logs teacher.pt.csv halut.pt.csv",
+    known = " ".join(f"--{key} {os.path.basename(getattr(args, key))}" for key in ("teacher", "start", "halut")
+                     if getattr(args, key))
+    lines += [f"python3 -m train.report {known} --model models/{name} --data DIR --program build/halut "
+              f"--logs {' '.join(os.path.basename(log) for log in args.logs)}",
               f"build/halut eval models/{name} --data DIR"]
     return "```sh\n" + "\n".join(lines) + "\n```"
 
 
-def card(args, stem, rows, served, bins, error, before, after, logs):
+def error_section(name, errors):
+    if errors is None:
+        return ""
+    before, after = errors
+    rows = [(n, *(f"{v:.3f}" for v in (*before[n], *after[n]))) for n in LAYERS]
+    return f"""## Error of each layer
+
+Squared error of the layer's output against the teacher's convolution on the same inputs, over the variance of the
+latter, on {ERROR_IMAGES} validation images. "Scaled" allows each channel a scale and an offset, which the batch norm
+behind the layer can give: fine-tuning is free to move both, so the plain error after it says little.
+
+{table(("layer", "converted", "converted, scaled", "fine-tuned", "fine-tuned, scaled"), rows)}
+
+![Error of each layer]({name}-layers.png)
+
+"""
+
+
+def card(args, stem, rows, served, bins, error, errors, logs):
     name = os.path.basename(stem)
     classes = [(c["label"], c["images"], f"{100 * c['accuracy']:.1f}") for c in served["classes"]]
     confusion = [(label, *row) for label, row in zip(CLASSES, served["confusion"])]
@@ -250,7 +276,6 @@ def card(args, stem, rows, served, bins, error, before, after, logs):
     total = sum(c[2] for c in costs if c[1] == "lookups") or 1
     cost_rows = [(n, kind, f"{count:,}", f"{100 * count / total:.1f} %" if kind == "lookups" else "", f"{size:,}")
                  for n, kind, count, size in costs]
-    error_rows = [(n, *(f"{v:.3f}" for v in (*before[n], *after[n]))) for n in LAYERS]
     extra = ""
     if args.extra:
         with open(args.extra) as file:
@@ -285,17 +310,7 @@ Expected calibration error {error:.4f} over {BINS} bins, from the softmax of the
 
 ![Reliability diagram]({name}-reliability.png)
 
-## Error of each layer
-
-Squared error of the layer's output against the teacher's convolution on the same inputs, over the variance of the
-latter, on {ERROR_IMAGES} validation images. "Scaled" allows each channel a scale and an offset, which the batch norm
-behind the layer can give: fine-tuning is free to move both, so the plain error after it says little.
-
-{table(("layer", "converted", "converted, scaled", "fine-tuned", "fine-tuned, scaled"), error_rows)}
-
-![Error of each layer]({name}-layers.png)
-
-## What each layer costs
+{error_section(name, errors)}## What each layer costs
 
 For one image. A lookup is one table entry fetched and added.
 
@@ -317,19 +332,24 @@ Commands:
 
 def arguments():
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--teacher", required=True)
-    cli.add_argument("--start", required=True, help="what convert wrote")
+    cli.add_argument("--teacher")
+    cli.add_argument("--start", help="what convert wrote")
     cli.add_argument("--halut", required=True, help="what finetune wrote")
     cli.add_argument("--model", required=True, help="what export wrote")
     cli.add_argument("--data", required=True)
     cli.add_argument("--program", default="halut", help="the program built by `make`")
-    cli.add_argument("--logs", nargs="+", required=True, help="CSV logs, the teacher's first")
+    cli.add_argument("--logs", nargs="+", required=True, help="CSV logs, a teacher's first")
     cli.add_argument("--out", help="card to write; default beside the model")
     cli.add_argument("--extra", help="Markdown file to append, an ablation for example")
     cli.add_argument("--commands", help="file of the stages' exact commands; default: the usual ones")
     cli.add_argument("--limit", type=int, default=0, help="only so many test images (for a trial)")
     machine_options(cli)
-    return cli.parse_args()
+    args = cli.parse_args()
+    if bool(args.teacher) != bool(args.start):
+        cli.error("--teacher and --start go together: errors of layers are measured by both")
+    if not args.teacher and not args.commands:
+        cli.error("without --teacher the usual commands are not what was run: give --commands")
+    return args
 
 
 def main():
@@ -342,16 +362,17 @@ def main():
     rows, values, served = accuracy_rows(args, device, images, labels, load(args.data, "train")[0])
     bins, error = calibration(values, torch.from_numpy(labels))
     few = load(args.data, "validation")[0][:ERROR_IMAGES]
-    dense = load_dense(args.teacher, device)
-    before, after = (layer_errors(load_converted(path, device), dense, few)
-                     for path in (args.start, args.halut))
+    errors = None
+    if args.teacher:
+        dense = load_dense(args.teacher, device)
+        errors = [layer_errors(load_converted(path, device), dense, few) for path in (args.start, args.halut)]
     out = args.out or os.path.splitext(args.model)[0] + ".md"
     stem = os.path.splitext(out)[0]
-    plots(stem, logs, bins, error, before, after)
+    plots(stem, logs, bins, error, errors)
     with open(out + ".part", "w") as file:
-        file.write(card(args, stem, rows, served, bins, error, before, after, logs))
+        file.write(card(args, stem, rows, served, bins, error, errors, logs))
     os.replace(out + ".part", out)
-    print(f"wrote {out} and its three plots")
+    print(f"wrote {out} and its plots")
 
 
 if __name__ == "__main__":

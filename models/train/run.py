@@ -71,7 +71,7 @@ def load_state(path):
 def weights(path):
     """The averaged weights in a checkpoint of `teacher` or `finetune`; in one of `convert` the only ones."""
     state = load_state(path)
-    return state.get("average", state["model"])
+    return state["average" if "average" in state else "model"]
 
 
 class Log:

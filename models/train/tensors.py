@@ -51,17 +51,24 @@ def table_gradient(codes, grad, table, fast):
     return out.view(codebooks, PROTOTYPES, blocks, block).permute(2, 0, 1, 3).contiguous()
 
 
-def threshold_gradient(layer, x, threshold, along):
+def along(grad, direction, fast):
+    kind = torch.bfloat16 if fast else torch.float32
+    return (grad.to(kind) @ direction.to(kind).t()).float()
+
+
+def pushes(layer, x, threshold, along):
+    """Per level, of each codebook's decision at each position: its node, and how the loss would change with its
+    threshold, the negative of how it would with the value that is compared."""
     threshold = threshold.detach()
     value = values(layer, x)
-    along = along.view(layer.codebooks, -1, value.shape[2])
+    along = along.t().reshape(layer.codebooks, -1, value.shape[2])
     place = [torch.zeros_like(value[:, 0], dtype=torch.long)]
     for level in range(LEVELS):
         place.append(decide(threshold, level, place[level], value[:, level]))
 
     def entry(leaf):  # the rows of `leaf` along the directions, [codebooks][rank][positions]
         return layer.basis.gather(2, leaf[:, None].expand(-1, along.shape[1], -1))
-    mine, out = entry(place[LEVELS]), torch.zeros_like(threshold)
+    mine = entry(place[LEVELS])
     for level in range(LEVELS):
         other = place[level + 1] ^ 1
         for deeper in range(level + 1, LEVELS):
@@ -70,5 +77,19 @@ def threshold_gradient(layer, x, threshold, along):
         node = (1 << level) + place[level]
         off = (value[:, level] - threshold.gather(1, node)) / layer.window[:, None]
         push = change * (1 - off.abs()).clamp_min(0) * (1 - 2 * (place[level + 1] & 1))
-        out.scatter_add_(1, node, push / layer.window[:, None])
+        yield node, push / layer.window[:, None]
+
+
+def threshold_gradient(layer, x, threshold, along):
+    out = torch.zeros_like(threshold)
+    for node, push in pushes(layer, x, threshold, along):
+        out.scatter_add_(1, node, push)
     return out
+
+
+def input_gradient(layer, x, threshold, along):
+    columns = torch.zeros(layer.columns, len(along), device=x.device)
+    for level, (_, push) in enumerate(pushes(layer, x, threshold, along)):
+        columns.index_add_(0, layer.split[:, level].long(), -push)
+    columns = columns.view(layer.columns, len(x), -1).transpose(0, 1)
+    return F.fold(columns, x.shape[2:], layer.kernel_size, padding=layer.padding, stride=layer.stride)

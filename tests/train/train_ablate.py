@@ -52,6 +52,7 @@ class Study(unittest.TestCase):
         model.train()
         trainer.refresh(torch.randn(2, 3, 32, 32))
         for name in LAYERS:
+            self.assertTrue(getattr(model, name).conv.linear)
             self.assertTrue(torch.equal(getattr(model, name).conv.surrogate, getattr(dense, name).conv.weight))
 
     def test_does_nothing_twice_and_writes_every_row(self):

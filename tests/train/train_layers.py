@@ -147,7 +147,7 @@ class Kernels(unittest.TestCase):
                 if at[0] * layers.BLOCK + at[3] < layer.out_channels:
                     self.assertAlmostEqual(got, want, delta=1e-3 + 1e-3 * abs(want))
 
-    def test_threshold_gradient_is_what_the_other_way_would_change(self):
+    def test_path_gradients_are_what_the_other_way_would_change(self):
         felt = []
         for layer, x in self.each(False):
             layer.train()
@@ -155,20 +155,26 @@ class Kernels(unittest.TestCase):
             layer.refresh()
             columns = columns_of(layer, x)
             grad = torch.randn(len(columns), padded(layer.out_channels))
-            along = (layer.direction @ grad.t()).contiguous()
+            along = kernels.along(grad, layer.direction, False)
+            self.assertLess((along - grad @ layer.direction.t()).abs().max().item(), 1e-3)
             got = kernels.threshold_gradient(layer, x, layer.threshold, along)
             self.assertEqual(got[:, layer.prototypes:].abs().sum().item(), 0)
-            want = self.threshold_reference(layer, columns, along.numpy())
+            want, want_columns = self.path_reference(layer, columns, along.numpy())
             self.assertLess(np.abs(got.numpy() - want).max(), 1e-4 * (1 + np.abs(want).max()))
+            want_x = F.fold(torch.from_numpy(want_columns).view(len(x), -1, layer.columns).transpose(1, 2), x.shape[2:],
+                            layer.kernel_size, padding=layer.padding, stride=layer.stride)
+            got_x = kernels.input_gradient(layer, x, layer.threshold, along)
+            self.assertLess((got_x - want_x).abs().max().item(), 1e-4 * (1 + want_x.abs().max().item()))
             felt.append(np.abs(want).max() > 0)
         self.assertGreater(np.mean(felt), 0.9)  # the smallest map may have no value near a threshold
 
     @staticmethod
-    def threshold_reference(layer, columns, along):
-        along = along.reshape(layer.codebooks, layers.RANK, -1)
+    def path_reference(layer, columns, along):
+        """Gradients of the thresholds and, [positions][columns], of what is compared with them."""
+        along = along.T.reshape(layer.codebooks, layers.RANK, -1)
         split, threshold = layer.split.numpy(), layer.threshold.detach().numpy()
         basis, window = layer.basis.numpy(), layer.window.numpy().astype(np.float64)
-        want = np.zeros((layer.codebooks, 16))
+        want, of_columns = np.zeros((layer.codebooks, 16)), np.zeros(columns.shape)
         for c in range(layer.codebooks):
             for p, row in enumerate(columns):
                 values, node = row[split[c]], 1
@@ -178,9 +184,11 @@ class Kernels(unittest.TestCase):
                     other = descend(values, threshold[c], 2 * node + 1 - right, level + 1)
                     weight = max(0, 1 - abs(values[level] - float(threshold[c, node])) / window[c])
                     change = (basis[c, :, leaf] - basis[c, :, other]) @ along[c, :, p]
-                    want[c, node] += (-change if right else change) * weight / window[c]
+                    push = (-change if right else change) * weight / window[c]
+                    want[c, node] += push
+                    of_columns[p, split[c, level]] -= push
                     node = 2 * node + right
-        return want
+        return want, of_columns
 
 
 class Devices(unittest.TestCase):
@@ -219,6 +227,11 @@ class Devices(unittest.TestCase):
         with mock.patch.object(tensors, "HOT_MAX", 1000):
             self.agree(*random_layer(SHAPES[0], 0, False), 1e-4, 3e-2)
 
+    def test_linear_layers_give_the_same(self):
+        layer, x = random_layer(SHAPES[1], 4, False)
+        layer.linear = True
+        self.agree(layer, x, 1e-4, 3e-2)
+
     def test_need_no_cpu(self):
         """PyTorch's meta device computes shapes only, and refuses to mix with a tensor that was made elsewhere."""
         for shape, layer, x in random_layers(False):
@@ -231,6 +244,7 @@ class Devices(unittest.TestCase):
 
     def test_refresh_alike(self):
         layer, x = random_layer(SHAPES[2], 3, False, 8)
+        layer.linear = True
         layer.train()
         found = []
         for elsewhere in (False, True):
@@ -249,6 +263,7 @@ class Surrogate(unittest.TestCase):
             for fast in (False, True):
                 with self.subTest(shape=shape, fast=fast):
                     layer, x = random_layer(shape, seed, False)
+                    layer.linear = True
                     layer.train()
                     layer(x)
                     layer.refresh()
@@ -265,6 +280,7 @@ class Surrogate(unittest.TestCase):
 
     def test_surrogate_is_the_ridge_fit_of_the_looked_up_rows(self):
         layer, x = random_layer(SHAPES[4], 1, False)
+        layer.linear = True
         layer.train()
         layer(x)
         layer.refresh()

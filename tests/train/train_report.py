@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+# test: the model card: with a dense teacher beside the network, and without one
+# timeout: 300
+# tier: full
+# sanitizers: none, PyTorch; check_learn and learn_cli run the learner
+import os
+import sys
+import unittest
+from unittest import mock
+
+import train_support
+
+torch = train_support.need_torch()
+try:
+    import matplotlib  # noqa: F401
+except ImportError as missing:
+    print(f"skip: the card's plots: {missing}; Debian: python3-matplotlib")
+    sys.exit(77)
+from train import report  # noqa: E402
+from train.convert import halut_resnet9  # noqa: E402
+from train.data import CLASSES, normalise  # noqa: E402
+from train.export import export  # noqa: E402
+from train.net import ResNet9  # noqa: E402
+
+TEST, TRAIN = 40, 1200  # images; the last 5,000 of all training images are the validation split
+
+
+class Card(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = train_support.folder()
+        train_support.write_batch(cls.path("test_batch.bin"), *train_support.gratings(TEST, 1))
+        for i in range(1, 6):
+            train_support.write_batch(cls.path(f"data_batch_{i}.bin"), *train_support.gratings(TRAIN, 1 + i))
+        model = halut_resnet9()
+        for layer in report.LAYERS:
+            table = getattr(model, layer).conv.table
+            torch.nn.init.normal_(table, std=0.1)
+        torch.save({"average": ResNet9().state_dict()}, cls.path("teacher.pt"))
+        torch.save({"model": model.state_dict()}, cls.path("start.pt"))
+        torch.save({"average": model.state_dict()}, cls.path("halut.pt"))
+        export(model.eval(), cls.path("m.safetensors"), [normalise(train_support.gratings(50, 9)[0])], "m", CLASSES)
+        with open(cls.path("halut.pt.csv"), "w") as file:
+            file.write("epoch,loss,validation_average,seconds\n1,2.5,10.00,1800\n2,2.25,20.00,1800\n")
+        with open(cls.path("commands.txt"), "w") as file:
+            file.write("python3 -m train.reopen --out reopened.pt\n")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    @classmethod
+    def path(cls, name):
+        return os.path.join(cls.folder.name, name)
+
+    def card(self, name, *options):
+        command = ["report", "--halut", self.path("halut.pt"), "--model", self.path("m.safetensors"), "--data",
+                   self.folder.name, "--program", train_support.PROGRAM, "--logs", self.path("halut.pt.csv"), "--out",
+                   self.path(name + ".md"), *options]
+        with mock.patch.object(sys, "argv", command):
+            report.main()
+        with open(self.path(name + ".md")) as file:
+            return file.read()
+
+    def drawn(self, name):
+        return sorted(f[len(name) + 1:-4] for f in os.listdir(self.folder.name) if f.startswith(name + "-"))
+
+    def test_with_a_teacher(self):
+        card = self.card("full", "--teacher", self.path("teacher.pt"), "--start", self.path("start.pt"))
+        self.assertIn("| dense teacher, float | PyTorch | ", card)
+        self.assertIn("| res2b | ", card)
+        self.assertIn("--teacher teacher.pt --start start.pt --halut halut.pt", card)
+        self.assertIn("| together |  | 1.00 |", card)
+        self.assertIn(f"All figures are of the test split ({TEST} images)", card)
+        self.assertEqual(self.drawn("full"), ["curves", "layers", "reliability"])
+
+    def test_without_one(self):
+        card = self.card("bare", "--commands", self.path("commands.txt"))
+        self.assertNotIn("dense teacher", card)
+        self.assertNotIn("Error of each layer", card)
+        self.assertIn("python3 -m train.reopen --out reopened.pt\n", card)
+        self.assertIn("| **Halut, int8 tables and u8 maps, as served** | `halut eval` | ", card)
+        self.assertEqual(self.drawn("bare"), ["curves", "reliability"])
+
+    def test_refuses_half_of_what_is_compared(self):
+        for options in (["--teacher", "t.pt"], ["--start", "s.pt"], []):
+            with mock.patch("sys.stderr"), self.assertRaises(SystemExit) as exit_:
+                self.card("none", *options)
+            self.assertEqual(exit_.exception.code, 2)
+
+
+if __name__ == "__main__":
+    unittest.main()

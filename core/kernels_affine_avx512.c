@@ -143,7 +143,7 @@ void halut_quantise_columns_avx512(const struct halut_affine *affine, const floa
     const float *from = x + affine->split[i] * step, *next = halut_column_ahead(affine, x, step, i);
     for (size_t row = 0; row < halut_pad_rows(rows); row += 16) {
       const size_t left = row < rows ? rows - row : 0;
-      const __mmask16 wanted = left < 16 ? (__mmask16)((1u << left) - 1) : UINT16_MAX;
+      const __mmask16 wanted = (__mmask16)(left < 16 ? (1u << left) - 1 : UINT16_MAX);
       _mm_prefetch((const char *)(next + row), _MM_HINT_T0);
       __m512i v = quantise16(_mm512_maskz_loadu_ps(wanted, from + row), low, inverse);
       v = _mm512_max_epi32(v, _mm512_setzero_si512());

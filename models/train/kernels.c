@@ -264,6 +264,14 @@ static struct planes planes_make(size_t area) {
   return (struct planes){pitch, all, all + LEVELS * pitch, all + (LEVELS + RANK) * pitch};
 }
 
+/* With what one codebook compares, and with its part of `along`, [area][stride]. */
+static void planes_fill(const struct planes *planes, const struct geometry *g, const float *image,
+                        const int32_t split[LEVELS], const float *along, size_t stride) {
+  for (int l = 0; l < LEVELS; l++)
+    select_values(g, image, split[l], planes->value + l * planes->pitch);
+  along_planes(along, stride, (size_t)g->out_h * g->out_w, planes->along, planes->pitch);
+}
+
 static inline void planes_at(const struct planes *planes, size_t i, walk_f v[LEVELS],
                              walk_f along[RANK]) {
   for (int l = 0; l < LEVELS; l++)
@@ -288,11 +296,8 @@ void threshold_gradient(const struct geometry *g, const float *x, int codebooks,
           path_of(threshold + c * PROTOTYPES, basis + (size_t)c * RANK * PROTOTYPES, tau[c]);
       walk_f sum[PROTOTYPES] = {{0}};
       for (int n = 0; n < g->images; n++) {
-        for (int l = 0; l < LEVELS; l++)
-          select_values(g, x + n * image_values, split[c * LEVELS + l],
-                        planes.value + l * planes.pitch);
-        along_planes(along + n * area * stride + c * RANK, stride, area, planes.along,
-                     planes.pitch);
+        planes_fill(&planes, g, x + n * image_values, split + c * LEVELS,
+                    along + n * area * stride + c * RANK, stride);
         for (size_t i = 0; i < area; i += WALK) {
           walk_i place[LEVELS + 1];
           walk_f v[LEVELS], ways[RANK], push[LEVELS];
@@ -350,11 +355,8 @@ void input_gradient(const struct geometry *g, const float *x, int codebooks, con
       for (int c = 0; c < codebooks; c++) {
         const struct path path =
             path_of(threshold + c * PROTOTYPES, basis + (size_t)c * RANK * PROTOTYPES, tau[c]);
-        for (int l = 0; l < LEVELS; l++)
-          select_values(g, x + n * image_values, split[c * LEVELS + l],
-                        planes.value + l * planes.pitch);
-        along_planes(along + n * area * stride + c * RANK, stride, area, planes.along,
-                     planes.pitch);
+        planes_fill(&planes, g, x + n * image_values, split + c * LEVELS,
+                    along + n * area * stride + c * RANK, stride);
         for (size_t i = 0; i < area; i += WALK) {
           walk_i place[LEVELS + 1];
           walk_f v[LEVELS], ways[RANK], push[LEVELS];

@@ -47,7 +47,6 @@ struct halut_epilogue {
 
 struct halut_affine; /* affine.h */
 
-
 /* The ends of a product of floats: what becomes of x before and of the sums after (kernels.h:
  * quantise, dequantise). */
 struct halut_floats {

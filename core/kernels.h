@@ -151,6 +151,17 @@ struct halut_kernels {
 /* Fills `kernels` with the fastest of each kind that `cpu_flags` (see cpu.h) allow. */
 void halut_kernels_init(struct halut_kernels *kernels, uint32_t cpu_flags);
 
+/* quantise or quantise_columns, as x lies. `ahead` is for the former: the latter needs none. */
+static inline void halut_quantise(const struct halut_kernels *kernels,
+                                  const struct halut_affine *affine, struct halut_matrix x,
+                                  size_t rows, uint8_t *value, size_t stride,
+                                  struct halut_ahead ahead) {
+  if (x.column_step == 1)
+    kernels->quantise(affine, x.at, rows, value, stride, ahead);
+  else
+    kernels->quantise_columns(affine, x.at, x.column_step, rows, value, stride);
+}
+
 /* clamp(sum + bias, 0, 65535) of a u16 sum is one saturating subtraction and one saturating
  * addition, of which one is of 0. */
 struct halut_shift {

@@ -52,20 +52,6 @@ void halut_matmul_scratch_close(struct halut_matmul_scratch *scratch) {
   *scratch = (struct halut_matmul_scratch){0};
 }
 
-/* Returns what of the `next` rows is to be fetched while this block is summed. */
-static struct halut_ahead block_quantise(const struct halut_kernels *kernels,
-                                         const struct halut_affine *affine, struct halut_matrix x,
-                                         size_t rows, size_t next, uint8_t *value) {
-  if (x.column_step != 1) {
-    kernels->quantise_columns(affine, x.at, x.column_step, rows, value, HALUT_CODE_BLOCK);
-    return (struct halut_ahead){0};
-  }
-  const size_t half = next * x.row_step * sizeof *x.at / 2;
-  const struct halut_ahead first = {(const char *)(x.at + rows * x.row_step), half};
-  kernels->quantise(affine, x.at, rows, value, HALUT_CODE_BLOCK, first);
-  return (struct halut_ahead){first.at + half, half};
-}
-
 /* Sums and floats of all outputs of a block, fetching `ahead` meanwhile. */
 static void block_sum(const struct halut_packed *packed, const struct halut_kernels *kernels,
                       struct halut_matmul_scratch *scratch, const struct halut_floats *floats,
@@ -135,15 +121,17 @@ void halut_matmul_cpu_run(const struct halut_packed *packed, const struct halut_
       rows_run(entries, kernels, scratch, floats, from, here, y + row * lut->outputs);
       break;
     }
-    const struct halut_ahead later = block_quantise(kernels, floats->affine, from, here, next,
-                                                    scratch->value);
+    const size_t half = from.column_step == 1 ? next * from.row_step * sizeof *from.at / 2 : 0;
+    const struct halut_ahead first = {(const char *)(from.at + here * from.row_step), half};
+    const struct halut_ahead second = {first.at + half, half};
+    halut_quantise(kernels, floats->affine, from, here, scratch->value, HALUT_CODE_BLOCK, first);
     uint64_t since = halut_clock_ns();
     kernels->encode(scratch->value, NULL, scratch->read, lut->threshold, lut->codebooks,
                     halut_pad_rows(here), scratch->codes,
                     halut_code_stride(kernels->accumulate, halut_sum_rows(here)));
     halut_clock_lap(&scratch->stages.encode_ns, &since);
     if (kernels->accumulate->arrange) kernels->accumulate->arrange(packed, scratch->codes);
-    block_sum(packed, kernels, scratch, floats, here, later, y + row * lut->outputs, is_large);
+    block_sum(packed, kernels, scratch, floats, here, second, y + row * lut->outputs, is_large);
     halut_clock_lap(&scratch->stages.accumulate_ns, &since);
   }
 }

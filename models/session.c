@@ -492,13 +492,9 @@ static int tiles_run(struct halut_session *session, struct halut_matrix x, size_
   for (size_t row = 0; row < rows; row += session->tile_rows) {
     size_t left = rows - row, here = left < session->tile_rows ? left : session->tile_rows;
     size_t padded = halut_pad_rows(here);
-    const float *from = x.at + row * x.row_step;
-    if (x.column_step == 1)
-      session->kernels.quantise(&session->affine, from, here, session->tile_value, padded,
-                                (struct halut_ahead){0});
-    else
-      session->kernels.quantise_columns(&session->affine, from, x.column_step, here,
-                                        session->tile_value, padded);
+    const struct halut_matrix from = {x.at + row * x.row_step, x.row_step, x.column_step};
+    halut_quantise(&session->kernels, &session->affine, from, here, session->tile_value, padded,
+                   (struct halut_ahead){0});
     int rc = session->ops->product(session->backend, session->handle[0], session->tile_value, here,
                                    session->tile_acc, stats);
     if (rc)

@@ -198,34 +198,6 @@ static struct path path_of(const float *threshold, const float *basis, float tau
   return path;
 }
 
-/* push[l]: how the loss would change with the threshold of the decision at level l, which is the
- * negative of how it would with the value v[l] that is compared: what changes if that decision goes
- * the other way (the deeper ones decided anew), weighted by a triangle around the threshold. along:
- * the output's gradient along RANK directions of the table. place[l]: the decision's node. */
-static inline void path_push(const struct path *path, const walk_f v[LEVELS],
-                             const walk_f along[RANK], walk_i place[LEVELS + 1],
-                             walk_f push[LEVELS]) {
-  walk_f mine[RANK];
-  place[0] = (walk_i){0};
-  for (int l = 0; l < LEVELS; l++)
-    place[l + 1] = decide(path->level, l, place[l], v[l]);
-  for (int r = 0; r < RANK; r++)
-    mine[r] = entry(path->rows + r * PROTOTYPES, place[LEVELS]);
-  for (int l = 0; l < LEVELS; l++) {
-    walk_i other = place[l + 1] ^ 1;
-    for (int k = l + 1; k < LEVELS; k++)
-      other = decide(path->level, k, other, v[k]);
-    walk_f change = {0};
-    for (int r = 0; r < RANK; r++)
-      change += (mine[r] - entry(path->rows + r * PROTOTYPES, other)) * along[r];
-    const walk_f h = (v[l] - __builtin_shuffle(path->level[l], place[l])) * path->inverse;
-    const walk_i right = -(place[l + 1] & 1);
-    walk_f weight = 1.0f - (walk_f)((walk_i)h & 0x7fffffff);
-    weight = (walk_f)((walk_i)weight & (weight > 0)); /* outside the window nothing is felt */
-    push[l] = (walk_f)((walk_i)(change * weight * path->inverse) ^ (right & INT32_MIN));
-  }
-}
-
 typedef float line __attribute__((vector_size(16), aligned(4)));
 static_assert(RANK == 4, "a line is one position's");
 
@@ -272,12 +244,37 @@ static void planes_fill(const struct planes *planes, const struct geometry *g, c
   along_planes(along, stride, (size_t)g->out_h * g->out_w, planes->along, planes->pitch);
 }
 
-static inline void planes_at(const struct planes *planes, size_t i, walk_f v[LEVELS],
-                             walk_f along[RANK]) {
+/* Of the WALK positions from i on. push[l]: how the loss would change with the threshold of the
+ * decision at level l, which is the negative of how it would with the value v[l] that is compared:
+ * what changes if that decision goes the other way (the deeper ones decided anew), weighted by a
+ * triangle around the threshold. along: the output's gradient along RANK directions of the table.
+ * place[l]: the decision's node. */
+static inline void path_push(const struct path *path, const struct planes *planes, size_t i,
+                             walk_i place[LEVELS + 1], walk_f push[LEVELS]) {
+  walk_f v[LEVELS], along[RANK];
   for (int l = 0; l < LEVELS; l++)
     v[l] = *(const walk_f *)(planes->value + l * planes->pitch + i);
   for (int r = 0; r < RANK; r++)
     along[r] = *(const walk_f *)(planes->along + r * planes->pitch + i);
+  walk_f mine[RANK];
+  place[0] = (walk_i){0};
+  for (int l = 0; l < LEVELS; l++)
+    place[l + 1] = decide(path->level, l, place[l], v[l]);
+  for (int r = 0; r < RANK; r++)
+    mine[r] = entry(path->rows + r * PROTOTYPES, place[LEVELS]);
+  for (int l = 0; l < LEVELS; l++) {
+    walk_i other = place[l + 1] ^ 1;
+    for (int k = l + 1; k < LEVELS; k++)
+      other = decide(path->level, k, other, v[k]);
+    walk_f change = {0};
+    for (int r = 0; r < RANK; r++)
+      change += (mine[r] - entry(path->rows + r * PROTOTYPES, other)) * along[r];
+    const walk_f h = (v[l] - __builtin_shuffle(path->level[l], place[l])) * path->inverse;
+    const walk_i right = -(place[l + 1] & 1);
+    walk_f weight = 1.0f - (walk_f)((walk_i)h & 0x7fffffff);
+    weight = (walk_f)((walk_i)weight & (weight > 0)); /* outside the window nothing is felt */
+    push[l] = (walk_f)((walk_i)(change * weight * path->inverse) ^ (right & INT32_MIN));
+  }
 }
 
 /* Gradient of the thresholds: path_push, summed by node. basis is [codebooks][RANK][16], along
@@ -300,9 +297,8 @@ void threshold_gradient(const struct geometry *g, const float *x, int codebooks,
                     along + n * area * stride + c * RANK, stride);
         for (size_t i = 0; i < area; i += WALK) {
           walk_i place[LEVELS + 1];
-          walk_f v[LEVELS], ways[RANK], push[LEVELS];
-          planes_at(&planes, i, v, ways);
-          path_push(&path, v, ways, place, push);
+          walk_f push[LEVELS];
+          path_push(&path, &planes, i, place, push);
           for (int l = 0; l < LEVELS; l++)
             for (int k = 0; k < 1 << l; k++)
               sum[(1 << l) + k] += (walk_f)((walk_i)push[l] & (place[l] == k));
@@ -359,9 +355,8 @@ void input_gradient(const struct geometry *g, const float *x, int codebooks, con
                     along + n * area * stride + c * RANK, stride);
         for (size_t i = 0; i < area; i += WALK) {
           walk_i place[LEVELS + 1];
-          walk_f v[LEVELS], ways[RANK], push[LEVELS];
-          planes_at(&planes, i, v, ways);
-          path_push(&path, v, ways, place, push);
+          walk_f push[LEVELS];
+          path_push(&path, &planes, i, place, push);
           for (int l = 0; l < LEVELS; l++)
             *(walk_f *)(planes.push + l * planes.pitch + i) = push[l];
         }

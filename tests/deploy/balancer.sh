@@ -27,6 +27,24 @@ changes_under_load() {
   cat "$top/load.log"
   return "$code"
 }
+# A kill in every third of a second: a request is lost only where it dies half way, so that has to happen often.
+kills_under_load() {
+  /usr/bin/python3 tests/deploy/load.py http://127.0.0.1:8080 20 8 >"$top/load.log" 2>&1 &
+  local load=$! n
+  while kill -0 "$load" 2>/dev/null; do
+    for n in 1 3 4; do
+      kill -9 "${daemons[$n]}"
+      wait "${daemons[$n]}"
+      start "$n" || return
+      sleep 0.15
+    done
+  done
+  wait "$load"
+  local code=$?
+  cat "$top/load.log"
+  [ "$code" -eq 0 ] || grep ' 50[0-9] ' "$top/haproxy.log"
+  return "$code"
+}
 # Each daemon reads its models again, then each is restarted, one after the other.
 rolls_under_load() {
   /usr/bin/python3 tests/deploy/load.py http://127.0.0.1:8080 8 4 10000 >"$top/load.log" 2>&1 &
@@ -52,6 +70,8 @@ try "three daemons start" start_three
 try "HAProxy stands in front of them" balance 1 2 3 4
 [ "$failed" -eq 0 ] || finish
 try "no request fails while one is killed, one drained, one added, one restarted" changes_under_load
+tail -n 1 "$top/load.log"
+try "none fails while daemons are killed in turn all the time" kills_under_load
 tail -n 1 "$top/load.log"
 try "none of 10,000 fails across a rolling reload and a rolling restart" rolls_under_load
 tail -n 1 "$top/load.log"

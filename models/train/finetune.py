@@ -6,13 +6,11 @@ import argparse
 import functools
 import os
 
-import torch
-
 from .convert import halut_resnet9
 from .data import Batches, load
 from .fit import Recipe, cosine, groups, train
-from .net import ResNet9
 from .run import load_state, machine_options, prepare
+from .teacher import load_teacher
 
 
 def arguments():
@@ -56,10 +54,7 @@ def main():
     cli, args = arguments()
     device = prepare(args, args.seed)
     batches = Batches(*load(args.data, "train"), args.batch, cutout=args.cutout, seed=args.seed)
-    teacher = None
-    if args.teacher:
-        teacher = ResNet9().to(device, memory_format=torch.channels_last)
-        teacher.load_state_dict(load_state(args.teacher)["average"])
+    teacher = load_teacher(args.teacher).to(device) if args.teacher else None
     model = halut_resnet9(starting_weights(cli, args))
     recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),
                     groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share),

@@ -4,11 +4,12 @@
         --model resnet9-cifar10.safetensors --data cifar-10-batches-bin --program build/halut \\
         --logs teacher.pt.csv halut.pt.csv
 
-The card lies beside the model, with its plots. --teacher and --start go together; where they are gone (reopen), the
-card does without what compares with them. What is called "as served" is measured by `halut eval`, the
+The card lies beside the model, with its plots. Where --start or a --teacher of the network's shape is missing (reopen),
+the card does without what compares with them. What is called "as served" is measured by `halut eval`, the
 C program; the other rows are these PyTorch networks. Everything is the test split, which nothing was chosen on.
 """
 import argparse
+import copy
 import csv
 import json
 import os
@@ -25,15 +26,15 @@ from .convert import halut_resnet9
 from .data import CLASSES, load, normalise
 from .net import LAYERS, ResNet9
 from .run import device_of, logits, machine_options, prepare, weights
+from .teacher import load_teacher
 
 BINS = 15
 ERROR_IMAGES = 64  # that the error of the layers is measured on, from the validation split
 
 
-def load_dense(path, device):
-    model = ResNet9().to(memory_format=torch.channels_last)
-    model.load_state_dict(weights(path))
-    return model.eval().to(device)
+def of_same_shape(teacher):
+    """Whether its layers can be held against those of the network that was converted from it."""
+    return isinstance(teacher, ResNet9)
 
 
 def load_converted(path, device):
@@ -213,15 +214,16 @@ def cost(logs):
     return table(("log", "epochs", "hours"), lines + [("together", "", f"{sum(h[2] for h in hours):.2f}")])
 
 
-def accuracy_rows(args, device, images, labels, train):
+def accuracy_rows(args, teacher, device, images, labels, train):
     """Rows of the accuracy table, the float Halut network's logits, and what `halut eval` said."""
     truth = torch.from_numpy(labels)
     rows = []
-    if args.teacher:
-        dense = load_dense(args.teacher, device)
-        rows.append(("dense teacher, float", "PyTorch", *score(logits(dense, images), truth)))
+    if teacher is not None:
+        kind = "dense teacher" if of_same_shape(teacher) else f"{type(teacher).__name__}, the teacher"
+        rows.append((f"{kind}, float", "PyTorch", *score(logits(teacher, images), truth)))
+    if of_same_shape(teacher):
         rows.append(("dense teacher, int8 weights and u8 maps", "PyTorch, simulated",
-                     *score(logits(dense_int8(dense, train[:250]), images), truth)))
+                     *score(logits(dense_int8(copy.deepcopy(teacher), train[:250]), images), truth)))
     values = logits(load_converted(args.halut, device), images)
     rows.append(("Halut, float", "PyTorch", *score(values, truth)))
     served = evaluate(args.program, args.model, args.data, args.limit)
@@ -345,8 +347,8 @@ def arguments():
     cli.add_argument("--limit", type=int, default=0, help="only so many test images (for a trial)")
     machine_options(cli)
     args = cli.parse_args()
-    if bool(args.teacher) != bool(args.start):
-        cli.error("--teacher and --start go together: errors of layers are measured by both")
+    if args.start and not args.teacher:
+        cli.error("--start needs --teacher: errors of layers are measured by both")
     if not args.teacher and not args.commands:
         cli.error("without --teacher the usual commands are not what was run: give --commands")
     return args
@@ -359,13 +361,13 @@ def main():
     if args.limit:
         images, labels = images[:args.limit], labels[:args.limit]
     logs = [(os.path.basename(path).replace(".pt.csv", ""), read_log(path)) for path in args.logs]
-    rows, values, served = accuracy_rows(args, device, images, labels, load(args.data, "train")[0])
+    teacher = load_teacher(args.teacher).eval().to(device) if args.teacher else None
+    rows, values, served = accuracy_rows(args, teacher, device, images, labels, load(args.data, "train")[0])
     bins, error = calibration(values, torch.from_numpy(labels))
     few = load(args.data, "validation")[0][:ERROR_IMAGES]
     errors = None
-    if args.teacher:
-        dense = load_dense(args.teacher, device)
-        errors = [layer_errors(load_converted(path, device), dense, few) for path in (args.start, args.halut)]
+    if args.start and of_same_shape(teacher):
+        errors = [layer_errors(load_converted(path, device), teacher, few) for path in (args.start, args.halut)]
     out = args.out or os.path.splitext(args.model)[0] + ".md"
     stem = os.path.splitext(out)[0]
     plots(stem, logs, bins, error, errors)

@@ -1,17 +1,21 @@
 #!/usr/bin/python3
-# test: the shape of a converted ResNet-9 is that of its weights; options that name layers
+# test: the shape of a converted ResNet-9 is that of its weights; options that name layers; teachers
 # timeout: 100
 # tier: full
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import argparse
+import os
 import unittest
 
 import train_support
 
 torch = train_support.need_torch()
+from train.airbench import FILTERS, Airbench  # noqa: E402
 from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
+from train.data import normalise  # noqa: E402
 from train.layers import halut_layers  # noqa: E402
 from train.net import LAYERS, ResNet9  # noqa: E402
+from train.teacher import load_teacher  # noqa: E402
 
 SIZES = {"width": 4, "top": 16}
 
@@ -37,6 +41,26 @@ class Shape(unittest.TestCase):
             told = f"^'{text}' is not LAYER=N, with a layer of conv2, "
             with self.assertRaisesRegex(argparse.ArgumentTypeError, told):
                 layer_codebooks(text)
+
+
+class Teachers(unittest.TestCase):
+    def test_are_told_by_their_weights(self):
+        x = torch.randn(2, 3, 32, 32)
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "teacher.pt")
+            for model in (ResNet9(), Airbench()):
+                torch.save({"average": model.state_dict()}, path)
+                self.assertTrue(torch.allclose(load_teacher(path).eval()(x), model.eval()(x), atol=1e-5))
+
+    def test_whitening_leaves_noise_of_power_one(self):
+        model, x = Airbench(), normalise(train_support.gratings(200, 3)[0])
+        model.look(x)
+        y = model.whiten(x).transpose(0, 1).flatten(1)
+        power = y @ y.T / y.shape[1]
+        half = FILTERS // 2
+        self.assertTrue(torch.allclose(power[:half, :half], torch.eye(half), atol=0.02), power[:half, :half])
+        self.assertTrue(torch.equal(y[:half], -y[half:]))
+        self.assertEqual([p for p in model.whiten.parameters() if p.requires_grad], [model.whiten.bias])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ except ImportError as missing:
     print(f"skip: the card's plots: {missing}; Debian: python3-matplotlib")
     sys.exit(77)
 from train import report  # noqa: E402
+from train.airbench import Airbench  # noqa: E402
 from train.convert import halut_resnet9  # noqa: E402
 from train.data import CLASSES, normalise  # noqa: E402
 from train.export import export  # noqa: E402
@@ -74,6 +75,13 @@ class Card(unittest.TestCase):
         self.assertIn(f"All figures are of the test split ({TEST} images)", card)
         self.assertEqual(self.drawn("full"), ["curves", "layers", "reliability"])
 
+    def test_with_one_of_another_shape(self):
+        torch.save({"average": Airbench().state_dict()}, self.path("airbench.pt"))
+        card = self.card("other", "--teacher", self.path("airbench.pt"), "--start", self.path("start.pt"))
+        self.assertIn("| Airbench, the teacher, float | PyTorch | ", card)
+        self.assertNotIn("dense teacher, int8", card)
+        self.assertNotIn("Error of each layer", card)
+
     def test_without_one(self):
         card = self.card("bare", "--commands", self.path("commands.txt"))
         self.assertNotIn("dense teacher", card)
@@ -83,7 +91,7 @@ class Card(unittest.TestCase):
         self.assertEqual(self.drawn("bare"), ["curves", "reliability"])
 
     def test_refuses_half_of_what_is_compared(self):
-        for options in (["--teacher", "t.pt"], ["--start", "s.pt"], []):
+        for options in (["--start", "s.pt"], []):
             with mock.patch("sys.stderr"), self.assertRaises(SystemExit) as exit_:
                 self.card("none", *options)
             self.assertEqual(exit_.exception.code, 2)

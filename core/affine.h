@@ -1,7 +1,7 @@
 /* affine.h: which floats of a row the trees of a raw product read, and how each becomes a u8.
  *
- * Immutable once open, so threads may share it. The kernels that read it are `quantise` in
- * kernels.h.
+ * Immutable once open, so threads may share it. The kernels that read it are `quantise` and
+ * `quantise_columns` in kernels.h.
  */
 #ifndef HALUT_AFFINE_H
 #define HALUT_AFFINE_H

@@ -82,8 +82,9 @@ struct halut_tensor {
   uint32_t dim[HALUT_RANK_MAX]; /* outermost first; unused ones are 1 */
 };
 
-/* A view of a matrix of floats: row r, column c is at[r * row_step + c * column_step]. Either its
- * rows lie one after another (column_step is 1) or its columns do (row_step is 1). */
+/* A view of a matrix of floats: row r, column c is at[r * row_step + c * column_step]. Either the
+ * floats of a row lie side by side (column_step is 1) or those of a column do (row_step is 1); the
+ * other step may be any, so that a part of a larger matrix is one too. */
 struct halut_matrix {
   const float *at;
   size_t row_step, column_step;

@@ -94,12 +94,14 @@ static inline void halut_ahead_fetch(struct halut_ahead *ahead, size_t bytes) {
   ahead->bytes -= bytes;
 }
 
-/* quantise: the floats that trees read, of x [rows][affine->columns], as u8:
- * value[i * stride + row] = clamp(rint((x[row][split[i]] - low[i]) * inverse[i]), 0, 255), a NaN
- * giving 0, ties to even, each step rounded to float. Whole vectors of HALUT_ROW_BLOCK rows are
- * written, 0 past the last row; `stride` has room for them. `ahead` may be prefetched meanwhile. */
-typedef void halut_quantise_fn(const struct halut_affine *affine, const float *x, size_t rows,
-                               uint8_t *value, size_t stride, struct halut_ahead ahead);
+/* quantise: the floats that trees read, of rows of affine->columns floats that begin `step` floats
+ * apart, as u8: value[i * stride + row] = clamp(rint((x[row * step + split[i]] - low[i]) *
+ * inverse[i]), 0, 255), a NaN giving 0, ties to even, each step rounded to float. Whole vectors of
+ * HALUT_ROW_BLOCK rows are written, 0 past the last row; `stride` has room for them. `ahead` may be
+ * prefetched meanwhile. */
+typedef void halut_quantise_fn(const struct halut_affine *affine, const float *x, size_t step,
+                               size_t rows, uint8_t *value, size_t stride,
+                               struct halut_ahead ahead);
 
 /* quantise_columns: the same of an x whose columns lie one after another, `step` floats apart: the
  * float is x[split[i] * step + row]. What follows the rows may be prefetched. */
@@ -157,7 +159,7 @@ static inline void halut_quantise(const struct halut_kernels *kernels,
                                   size_t rows, uint8_t *value, size_t stride,
                                   struct halut_ahead ahead) {
   if (x.column_step == 1)
-    kernels->quantise(affine, x.at, rows, value, stride, ahead);
+    kernels->quantise(affine, x.at, x.row_step, rows, value, stride, ahead);
   else
     kernels->quantise_columns(affine, x.at, x.column_step, rows, value, stride);
 }

@@ -80,8 +80,8 @@ INLINE __m256i quantise_word(const float *const row[ROWS], const struct halut_ta
 
 /* Groups first .. last - 1 of up to HALUT_ROW_BLOCK rows; rows past the last give 0. */
 static void quantise_chunk(const struct halut_affine *affine, uint32_t first, uint32_t last,
-                           const float *x, uint32_t rows, uint8_t *value, size_t stride,
-                           struct halut_ahead *ahead, size_t share) {
+                           const float *x, size_t step, uint32_t rows, uint8_t *value,
+                           size_t stride, struct halut_ahead *ahead, size_t share) {
   __m256i word[CHUNK][WORDS];
   for (uint32_t w = 0; w < WORDS; w++) {
     const uint32_t row = w * ROWS;
@@ -93,7 +93,7 @@ static void quantise_chunk(const struct halut_affine *affine, uint32_t first, ui
     const __m256i wanted = _mm256_set1_epi32((int32_t)(UINT32_MAX >> 8 * (ROWS - here)));
     const float *from[ROWS];
     for (uint32_t r = 0; r < ROWS; r++)
-      from[r] = x + (size_t)(row + (r < here ? r : 0)) * affine->columns;
+      from[r] = x + (size_t)(row + (r < here ? r : 0)) * step;
     for (uint32_t g = first; g < last; g++) {
       halut_ahead_fetch(ahead, share);
       const __m256 low = _mm256_loadu_ps(affine->sorted_low + g * HALUT_TAKE_NARROW);
@@ -112,10 +112,10 @@ static void quantise_chunk(const struct halut_affine *affine, uint32_t first, ui
   }
 }
 
-void halut_quantise_avx2(const struct halut_affine *affine, const float *x, size_t rows,
-                         uint8_t *value, size_t stride, struct halut_ahead ahead) {
+void halut_quantise_avx2(const struct halut_affine *affine, const float *x, size_t step,
+                         size_t rows, uint8_t *value, size_t stride, struct halut_ahead ahead) {
   if (!affine->narrow.start) { /* fewer columns than a load */
-    halut_quantise_ssse3(affine, x, rows, value, stride, ahead);
+    halut_quantise_ssse3(affine, x, step, rows, value, stride, ahead);
     return;
   }
   const uint32_t groups = affine->narrow.groups;
@@ -125,7 +125,7 @@ void halut_quantise_avx2(const struct halut_affine *affine, const float *x, size
     uint32_t here = (uint32_t)(rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK);
     for (uint32_t g = 0; g < groups; g += CHUNK)
       quantise_chunk(affine, g, groups - g < CHUNK ? groups : g + CHUNK,
-                     x + row * affine->columns, here, value + row, stride, &ahead, share);
+                     x + row * step, step, here, value + row, stride, &ahead, share);
   }
 }
 

@@ -81,8 +81,8 @@ INLINE __m512i quantise_word(const float *const row[ROWS], const struct halut_ta
 
 /* Groups first .. last - 1 of up to TALL rows; rows past the last give 0. */
 static void quantise_chunk(const struct halut_affine *affine, uint32_t first, uint32_t last,
-                           const float *x, uint32_t rows, uint8_t *value, size_t stride,
-                           struct halut_ahead *ahead, size_t share) {
+                           const float *x, size_t step, uint32_t rows, uint8_t *value,
+                           size_t stride, struct halut_ahead *ahead, size_t share) {
   __m512i word[CHUNK][WORDS];
   for (uint32_t w = 0; w < WORDS; w++) {
     const uint32_t row = w * ROWS;
@@ -95,7 +95,7 @@ static void quantise_chunk(const struct halut_affine *affine, uint32_t first, ui
     const __m512i wanted = _mm512_set1_epi32((int32_t)(UINT32_MAX >> 8 * (ROWS - here)));
     const float *from[ROWS];
     for (uint32_t r = 0; r < ROWS; r++)
-      from[r] = x + (size_t)(row + (r < here ? r : 0)) * affine->columns;
+      from[r] = x + (size_t)(row + (r < here ? r : 0)) * step;
     for (uint32_t g = first; g < last; g++) {
       halut_ahead_fetch(ahead, share);
       const __m512 low = _mm512_loadu_ps(affine->sorted_low + g * HALUT_TAKE_WIDE);
@@ -119,10 +119,10 @@ static void quantise_chunk(const struct halut_affine *affine, uint32_t first, ui
   }
 }
 
-void halut_quantise_avx512(const struct halut_affine *affine, const float *x, size_t rows,
-                           uint8_t *value, size_t stride, struct halut_ahead ahead) {
+void halut_quantise_avx512(const struct halut_affine *affine, const float *x, size_t step,
+                           size_t rows, uint8_t *value, size_t stride, struct halut_ahead ahead) {
   if (!affine->wide.start) { /* fewer columns than a load */
-    halut_quantise_avx2(affine, x, rows, value, stride, ahead);
+    halut_quantise_avx2(affine, x, step, rows, value, stride, ahead);
     return;
   }
   const uint32_t groups = affine->wide.groups;
@@ -132,7 +132,7 @@ void halut_quantise_avx512(const struct halut_affine *affine, const float *x, si
     uint32_t here = (uint32_t)(rows - row < TALL ? rows - row : TALL);
     for (uint32_t g = 0; g < groups; g += CHUNK)
       quantise_chunk(affine, g, groups - g < CHUNK ? groups : g + CHUNK,
-                     x + row * affine->columns, here, value + row, stride, &ahead, share);
+                     x + row * step, step, here, value + row, stride, &ahead, share);
   }
 }
 

@@ -21,15 +21,15 @@ INLINE __m128i quantise16(const float *x, __m128 low, __m128 inverse) {
       _mm_packs_epi32(quantise4(x + 8, low, inverse), quantise4(x + 12, low, inverse)));
 }
 
-void halut_quantise_ssse3(const struct halut_affine *affine, const float *x, size_t rows,
-                          uint8_t *value, size_t stride, struct halut_ahead ahead) {
+void halut_quantise_ssse3(const struct halut_affine *affine, const float *x, size_t step,
+                          size_t rows, uint8_t *value, size_t stride, struct halut_ahead ahead) {
   (void)ahead;
-  for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK, x += HALUT_ROW_BLOCK * affine->columns) {
+  for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK, x += HALUT_ROW_BLOCK * step) {
     size_t here = rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK;
     for (uint32_t i = 0; i < affine->reads; i++) {
       float column[HALUT_ROW_BLOCK];
       const float *from = x + affine->split[i];
-      for (size_t r = 0; r < here; r++) column[r] = from[r * affine->columns];
+      for (size_t r = 0; r < here; r++) column[r] = from[r * step];
       for (size_t r = here; r < HALUT_ROW_BLOCK; r++) column[r] = 0;
       const __m128 low = _mm_set1_ps(affine->low[i]), inverse = _mm_set1_ps(affine->inverse[i]);
       uint8_t *to = value + i * stride + row;

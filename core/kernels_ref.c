@@ -113,10 +113,10 @@ static void quantise(const struct halut_affine *affine, const float *x, size_t r
   }
 }
 
-void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_t rows,
-                        uint8_t *value, size_t stride, struct halut_ahead ahead) {
+void halut_quantise_ref(const struct halut_affine *affine, const float *x, size_t step,
+                        size_t rows, uint8_t *value, size_t stride, struct halut_ahead ahead) {
   (void)ahead;
-  quantise(affine, x, affine->columns, 1, rows, value, stride);
+  quantise(affine, x, step, 1, rows, value, stride);
 }
 
 void halut_quantise_columns_ref(const struct halut_affine *affine, const float *x, size_t step,

@@ -510,14 +510,14 @@ static float *floats_make(size_t count) {
 }
 
 /* The same values as `want` from a copy of x whose columns lie one after another. */
-static void quantise_columns_match(const struct halut_affine *affine, const float *x, uint32_t rows,
-                                   const uint8_t *want, uint8_t *got, size_t bytes,
+static void quantise_columns_match(const struct halut_affine *affine, const float *x, size_t x_step,
+                                   uint32_t rows, const uint8_t *want, uint8_t *got, size_t bytes,
                                    size_t stride) {
   const size_t step = rows + random_below(2) * random_below(20);
   float *turned = (float *)(void *)buffer_make((step * (affine->columns - 1) + rows) * sizeof *x);
   for (size_t row = 0; row < rows; row++)
     for (size_t column = 0; column < affine->columns; column++)
-      turned[column * step + row] = x[row * affine->columns + column];
+      turned[column * step + row] = x[row * x_step + column];
   FOR_EACH(quantise_columns, k) {
     poison(got, bytes);
     k->fn.quantise_columns(affine, turned, step, rows, got, stride);
@@ -539,20 +539,22 @@ START_TEST(quantise_matches_ref) {
     float *low = floats_make(reads), *inverse = floats_make(reads);
     for (uint32_t i = 0; i < reads; i++)
       if (random_below(3)) low[i] = 0, inverse[i] = 1;
-    float *x = floats_make((size_t)rows * columns);
+    size_t step = columns + random_below(2) * random_below(40); /* parts of longer rows */
+    float *x = floats_make((rows - 1) * step + columns);
     struct halut_affine affine;
     ck_assert_int_eq(halut_affine_open(columns, reads, split, low, inverse, &affine, NULL), 0);
     uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
     poison(want, bytes);
-    struct halut_ahead ahead = {(const char *)x, random_below(2) * rows * columns * sizeof *x};
-    halut_quantise_ref(&affine, x, rows, want, stride, ahead);
+    struct halut_ahead ahead = {(const char *)x, random_below(2) * rows * step * sizeof *x};
+    halut_quantise_ref(&affine, x, step, rows, want, stride, ahead);
     FOR_EACH(quantise, k) {
       poison(got, bytes);
-      k->fn.quantise(&affine, x, rows, got, stride, ahead);
-      ck_assert_msg(same_with_guard(want, got, bytes), "quantise %s, %u rows, %u columns, %u reads",
-                    k->name, rows, columns, reads);
+      k->fn.quantise(&affine, x, step, rows, got, stride, ahead);
+      ck_assert_msg(same_with_guard(want, got, bytes),
+                    "quantise %s, %u rows of %u columns, %zu apart, %u reads", k->name, rows,
+                    columns, step, reads);
     }
-    quantise_columns_match(&affine, x, rows, want, got, bytes, stride);
+    quantise_columns_match(&affine, x, step, rows, want, got, bytes, stride);
     halut_affine_close(&affine);
     buffer_free_all();
   }
@@ -578,7 +580,7 @@ START_TEST(quantise_rounds_as_written) {
   ck_assert_int_eq(halut_affine_open(COLUMNS, 1, split, low, inverse, &affine, NULL), 0);
   for (int i = 0; i < LISTED; i++) x[i][split[0]] = list[i].x;
   FOR_EACH(quantise, k) {
-    k->fn.quantise(&affine, x[0], LISTED, value, sizeof value, (struct halut_ahead){0});
+    k->fn.quantise(&affine, x[0], COLUMNS, LISTED, value, sizeof value, (struct halut_ahead){0});
     for (int i = 0; i < LISTED; i++)
       ck_assert_msg(value[i] == list[i].value, "quantise %s: %g gives %u, not %u", k->name,
                     (double)list[i].x, value[i], list[i].value);

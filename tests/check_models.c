@@ -380,23 +380,24 @@ START_TEST(shares_work_between_two_threads) {
 }
 END_TEST
 
-/* The same floats of x by columns, on each session; the rows may be some of a longer matrix. */
-static void columns_compare(struct halut_session *const session[2], const float *x, uint32_t rows,
-                            const struct halut_model_info *info, const float *wanted) {
-  const size_t step = rows + rows % 3, outputs = (size_t)rows * info->outputs;
-  float *turned = calloc(step * info->columns, sizeof *turned), *is = malloc(outputs * sizeof *is);
-  ck_assert(turned && is);
+/* The same floats of x as a part of a larger matrix, by rows or by columns, on each session. */
+static void view_compare(struct halut_session *const session[2], const float *x, uint32_t rows,
+                         const struct halut_model_info *info, bool by_column, const float *wanted) {
+  const size_t across = by_column ? rows : info->columns, along = by_column ? info->columns : rows;
+  const size_t step = across + rows % 3, outputs = (size_t)rows * info->outputs;
+  float *larger = calloc(step * along, sizeof *larger), *is = malloc(outputs * sizeof *is);
+  ck_assert(larger && is);
+  const struct halut_matrix view = {larger, by_column ? 1 : step, by_column ? step : 1};
   for (size_t row = 0; row < rows; row++)
     for (size_t column = 0; column < info->columns; column++)
-      turned[column * step + row] = x[row * info->columns + column];
+      larger[row * view.row_step + column * view.column_step] = x[row * info->columns + column];
   for (int s = 0; s < 2; s++) {
     memset(is, 0xff, outputs * sizeof *is);
-    const struct halut_matrix by_column = {turned, 1, step};
-    ck_assert_int_eq(halut_session_multiply(session[s], by_column, rows, is, NULL), 0);
-    ck_assert_msg(memcmp(is, wanted, outputs * sizeof *is) == 0, "%s: %u rows by columns differ",
-                  info->name, rows);
+    ck_assert_int_eq(halut_session_multiply(session[s], view, rows, is, NULL), 0);
+    ck_assert_msg(memcmp(is, wanted, outputs * sizeof *is) == 0, "%s: %u rows by %s differ",
+                  info->name, rows, by_column ? "columns" : "rows");
   }
-  free(turned);
+  free(larger);
   free(is);
 }
 
@@ -432,14 +433,18 @@ START_TEST(fuses_products_exactly) {
       ck_assert_int_eq(halut_session_run(steps, &in, &out, NULL), 0);
       ck_assert_msg(memcmp(is, wanted, outputs * sizeof *is) == 0, "%s, %s: %u rows differ",
                     files.gl_pathv[_i], options, counts[i]);
-      columns_compare((struct halut_session *const[]){fused, steps}, x, counts[i], info, wanted);
+      for (int by_column = 0; by_column < 2; by_column++)
+        view_compare((struct halut_session *const[]){fused, steps}, x, counts[i], info, by_column,
+                     wanted);
       free(x);
       free(is);
       free(wanted);
     }
     const struct halut_matrix neither = {(const float[4]){0}, 2, 2};
+    const struct halut_matrix either = {neither.at, info->columns, 1};
     ck_assert_int_eq(halut_session_multiply(fused, neither, 1, NULL, NULL), HALUT_ESHAPE);
-    ck_assert_int_eq(halut_session_multiply(fused, neither, ROWS + 1, NULL, NULL), HALUT_ESHAPE);
+    ck_assert_int_eq(halut_session_multiply(fused, either, 0, NULL, NULL), HALUT_ESHAPE);
+    ck_assert_int_eq(halut_session_multiply(fused, either, ROWS + 1, NULL, NULL), HALUT_ESHAPE);
     halut_session_close(fused);
     halut_session_close(steps);
   }

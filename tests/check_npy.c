@@ -96,7 +96,7 @@ START_TEST(a_matrix_in_fortran_order_is_read_in_c_order) {
   static const uint8_t stored[6] = {1, 4, 2, 5, 3, 6};
   static const char *const name[] = {"|u1", "<f4", "<f8"};
   char dictionary[96];
-  uint8_t bytes[256];
+  _Alignas(max_align_t) uint8_t bytes[256]; /* headers are padded, so that the values are aligned */
   float single[6], back[6];
   double twice[6];
   for (int i = 0; i < 6; i++) single[i] = stored[i], twice[i] = stored[i];
@@ -111,7 +111,7 @@ START_TEST(a_matrix_in_fortran_order_is_read_in_c_order) {
   ck_assert_msg(halut_npy_parse(bytes, size, &npy, &diag) == 0, "%s", diag.text);
   ck_assert(npy.by_column);
   ck_assert_ptr_null(halut_npy_in_place(&npy));
-  ck_assert(!halut_npy_columns(&npy) || _i == 1);
+  ck_assert_ptr_eq(halut_npy_columns(&npy), _i == 1 ? npy.data : NULL);
   for (size_t first = 0; first < 6; first++) {
     halut_npy_floats(&npy, first, 6 - first, back);
     for (size_t i = first; i < 6; i++) ck_assert(back[i - first] == (float)(i + 1));

@@ -15,7 +15,7 @@ from . import kernels, tensors
 
 PASSES = {"cpu": kernels}  # who computes on a device; tensors.py where none is named
 BLOCK = 64      # outputs of a table block in kernels.c
-RANK = 4        # directions of the table that the threshold gradient looks along, as in kernels.c
+RANK = 4        # directions of the table that the gradients of decisions look along, as in kernels.c
 SHARE = 4       # one image in so many measures the threshold gradient
 WINDOW = 1.0    # half-width of the window around a threshold, in standard deviations of what is compared
 NEVER = torch.finfo(torch.float32).max  # a threshold that sends everything left

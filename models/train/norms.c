@@ -6,7 +6,7 @@
  * (which value of a window was largest, and above 0) anew from the map, so none is kept. Maps are
  * float32 [rows][channels], a row being a position of an image; channels are a multiple of 16. A
  * window is 1x1 or 2x2 positions. Each thread sums its own images, and the sums are added in the
- * order of the threads: the same numbers whenever the number of threads is.
+ * order of the threads: the same numbers whenever there are as many of them.
  */
 #include <omp.h>
 #include <stdint.h>
@@ -44,8 +44,8 @@ static void flush(float *burst, int channels, double *total) {
   memset(burst, 0, sizeof *burst * SUMS * channels);
 }
 
-/* total [2][channels], zeroed by the caller: the sums of each channel's values and of their
- * squares. */
+/* total [2][channels], zeroed by the caller: the sums of each channel's values less those of the
+ * first row, lest a mean far from 0 hide how they vary, and of the squares of that. */
 void norm_statistics(const float *x, size_t rows, int channels, double *total) {
   const int threads = omp_get_max_threads();
   double *part = calloc((size_t)threads * SUMS * channels, sizeof *part);
@@ -59,7 +59,7 @@ void norm_statistics(const float *x, size_t rows, int channels, double *total) {
       for (int c = 0; c < channels; c += LANES) {
         vec sum = {0}, square = {0};
         for (size_t r = first; r < last; r++) {
-          const vec value = load(x + r * channels + c);
+          const vec value = load(x + r * channels + c) - load(x + c);
           sum += value;
           square += value * value;
         }
@@ -131,7 +131,7 @@ static inline void winners(const float *const *at, int size, vec gain, vec offse
 }
 
 /* total [2][channels], zeroed by the caller: the sums of the gradient that reaches the norm's
- * output, and of that times the norm's input. */
+ * output, and of that times the norm's input less the first row's. */
 void norm_gradient_sums(const struct map *m, const float *x, const float *gain, const float *offset,
                         const float *grad_y, double *total) {
   const size_t count = windows(m);
@@ -156,7 +156,7 @@ void norm_gradient_sums(const struct map *m, const float *x, const float *gain, 
           for (int i = 0; i < size; i++) {
             const vec here = choose(won[i], grad, (vec){0});
             sum += here;
-            product += here * load(at[i]);
+            product += here * (load(at[i]) - load(x + c));
           }
           *(vec *)(burst + c) += sum;
           *(vec *)(burst + m->channels + c) += product;

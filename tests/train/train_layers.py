@@ -384,11 +384,11 @@ class Layers(unittest.TestCase):
 class Norms(unittest.TestCase):
     """norms.c against PyTorch's own passes in float64."""
 
-    def pair_of(self, images, channels, height, width, pool):
+    def pair_of(self, images, channels, height, width, pool, mean=1):
         norm = torch.nn.BatchNorm2d(channels)
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
-        x = (2 * torch.randn(images, channels, height, width) + 1).round()  # so that windows have equal values
+        x = (2 * torch.randn(images, channels, height, width) + mean).round()  # so that windows have equal values
         return norm, x.contiguous(memory_format=torch.channels_last), copy.deepcopy(norm).double(), x.double(), pool
 
     def shapes(self):
@@ -398,24 +398,38 @@ class Norms(unittest.TestCase):
                     yield self.pair_of(*shape, pool)
 
     def test_are_batch_norm_relu_and_pooling(self):
-        for norm, x, plain, x64, pool in self.shapes():
-            x.requires_grad_()
-            x64.requires_grad_()
-            self.assertTrue(norms.fits(norm, x, pool))
-            y, y64 = norms.norm_relu(norm, x, pool), F.relu(plain(x64))
-            y64 = F.max_pool2d(y64, 2) if pool else y64
-            grad = torch.randn(y.shape)
-            y.backward(grad)
-            y64.backward(grad.double())
-            for got, want in ((y, y64), (x.grad, x64.grad), (norm.weight.grad, plain.weight.grad),
-                              (norm.bias.grad, plain.bias.grad), (norm.running_mean, plain.running_mean),
-                              (norm.running_var, plain.running_var)):
-                self.assertLess((got - want).abs().max().item(), 1e-5 * want.abs().max().item())
+        for case in self.shapes():
+            self.compare(*case, 1e-5)
+
+    def test_take_a_mean_far_from_zero(self):
+        self.compare(*self.pair_of(3, 32, 6, 8, True, mean=2000), 1e-3)
+
+    def test_tell_that_training_has_diverged(self):
+        for value in (float("nan"), float("inf")):
+            norm, x, _, _, pool = self.pair_of(2, 16, 4, 4, False)
+            x[0, 3, 1, 1] = value
+            with self.assertRaisesRegex(FloatingPointError, "training has diverged"):
+                norms.norm_relu(norm, x, pool)
+
+    def compare(self, norm, x, plain, x64, pool, error):
+        x.requires_grad_()
+        x64.requires_grad_()
+        self.assertTrue(norms.fits(norm, x, pool))
+        y, y64 = norms.norm_relu(norm, x, pool), F.relu(plain(x64))
+        y64 = F.max_pool2d(y64, 2) if pool else y64
+        grad = torch.randn(y.shape)
+        y.backward(grad)
+        y64.backward(grad.double())
+        for got, want in ((y, y64), (x.grad, x64.grad), (norm.weight.grad, plain.weight.grad),
+                          (norm.bias.grad, plain.bias.grad), (norm.running_mean, plain.running_mean),
+                          (norm.running_var, plain.running_var)):
+            self.assertLess((got - want).abs().max().item(), error * want.abs().max().item())
 
     def test_do_not_fit_what_the_kernels_cannot_take(self):
         norm, x, _, _, _ = self.pair_of(2, 32, 5, 6, False)
         self.assertTrue(norms.fits(norm, x, False))
         self.assertFalse(norms.fits(norm, x, True))  # an odd height
+        self.assertFalse(norms.fits(norm, x[:0], False))
         self.assertFalse(norms.fits(norm, x.contiguous(), False))
         self.assertFalse(norms.fits(norm, x.double(), False))
         self.assertFalse(norms.fits(torch.nn.BatchNorm2d(8), x[:, :8].contiguous(memory_format=torch.channels_last),

@@ -1,7 +1,7 @@
 """A dense network that learns CIFAR-10 at a third of ResNet-9's cost: a teacher where hours are short.
 
-After airbench94 (Jordan 2024, arXiv 2404.00498, sections 3.1 to 3.3): 2x2 whitening filters that stay as they are, six 3x3
-convolutions that begin as the identity, 118 million multiplications an image.
+After airbench94 (Jordan 2024, arXiv 2404.00498, sections 3.1 to 3.3): 2x2 whitening filters that stay as they are, six
+3x3 convolutions that begin as the identity, 118 million multiplications an image.
 """
 import torch
 import torch.nn as nn

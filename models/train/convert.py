@@ -162,8 +162,10 @@ def untrained(model, names, codebooks=None):
 
 
 def halut_resnet9(state=None, **sizes):
-    """The converted network, untrained; or that of a checkpoint's weights, with as many codebooks as they have."""
-    names = [f"{name}.conv" for name in LAYERS]
+    """The converted network, untrained; or that of a checkpoint's weights, looked up where and in as many codebooks as
+    they are."""
+    names = [f"{name}.conv" for name in ("conv1", *LAYERS) if f"{name}.conv.split" in state] if state else [
+        f"{name}.conv" for name in LAYERS]
     codebooks = {name: len(state[f"{name}.split"]) for name in names} if state else None
     model = untrained(ResNet9(**sizes), names, codebooks)
     if state:

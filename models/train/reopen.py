@@ -17,7 +17,7 @@ import torch.nn as nn
 from . import safetensors
 from .convert import ROWS_MIN, ROWS_PER_PROTOTYPE, halut_like, layer_codebooks, learn, replace, sample_rows
 from .data import SCALE, ZERO, Batches, load
-from .layers import NEVER
+from .layers import NEVER, HalutConv2d
 from .net import LAYERS, ResNet9
 from .run import accuracy, machine_options, prepare, save
 
@@ -146,6 +146,8 @@ def main():
     validation = load(args.data, "validation")
     print(f"validation {accuracy(model, *validation):.2f}")
     for name, codebooks in args.codebooks:
+        if not isinstance(model.get_submodule(name), HalutConv2d):
+            cli.error(f"--codebooks: {name} of {args.model} is not looked up")
         result = learn_again(model, name, codebooks, load(args.data, "train")[0][:args.images], args.halut)
         print(f"{name}: nmse {result['nmse']}, validation {accuracy(model, *validation):.2f}", flush=True)
     save(args.out, {"model": model.state_dict(), "average": model.state_dict()})

@@ -244,8 +244,8 @@ def commands(args, stages):
                   f"--epochs {len(read_log(args.logs[-1]))}",
                   "python3 -m train.export --start halut.pt --data DIR --out models/resnet9-cifar10.safetensors"]
     name = os.path.basename(args.model)
-    known = " ".join(f"--{key} {os.path.basename(getattr(args, key))}" for key in ("teacher", "start", "halut")
-                     if getattr(args, key))
+    known = " ".join(f"--{key} {os.path.basename(getattr(args, key))}" for key in
+                     ("teacher", "start", "halut", "commands", "extra") if getattr(args, key))
     lines += [f"python3 -m train.report {known} --model models/{name} --data DIR --program build/halut "
               f"--logs {' '.join(os.path.basename(log) for log in args.logs)}",
               f"build/halut eval models/{name} --data DIR"]
@@ -349,8 +349,8 @@ def arguments():
     args = cli.parse_args()
     if args.start and not args.teacher:
         cli.error("--start needs --teacher: errors of layers are measured by both")
-    if not args.teacher and not args.commands:
-        cli.error("without --teacher the usual commands are not what was run: give --commands")
+    if not args.start and not args.commands:
+        cli.error("without --start the usual commands are not what was run: give --commands")
     return args
 
 
@@ -362,6 +362,8 @@ def main():
         images, labels = images[:args.limit], labels[:args.limit]
     logs = [(os.path.basename(path).replace(".pt.csv", ""), read_log(path)) for path in args.logs]
     teacher = load_teacher(args.teacher).eval().to(device) if args.teacher else None
+    if not args.commands and not of_same_shape(teacher):
+        raise SystemExit(f"{args.teacher} has another shape: the usual commands are not what was run: give --commands")
     rows, values, served = accuracy_rows(args, teacher, device, images, labels, load(args.data, "train")[0])
     bins, error = calibration(values, torch.from_numpy(labels))
     few = load(args.data, "validation")[0][:ERROR_IMAGES]

@@ -6,7 +6,8 @@ import struct
 
 import numpy as np
 
-TYPES = {"I8": np.int8, "U8": np.uint8, "U16": np.uint16, "I32": np.int32, "U32": np.uint32, "F32": np.float32}
+TYPES = {"I8": np.int8, "U8": np.uint8, "U16": np.uint16, "I32": np.int32, "U32": np.uint32, "F32": np.float32,
+         "F16": np.float16}  # which no served model has: a teacher that is kept
 NAMES = {np.dtype(kind): name for name, kind in TYPES.items()}
 ALIGN = 64
 

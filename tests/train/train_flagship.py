@@ -15,7 +15,7 @@ from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E40
 from train.data import normalise  # noqa: E402
 from train.layers import halut_layers  # noqa: E402
 from train.net import LAYERS, ResNet9  # noqa: E402
-from train.teacher import load_teacher  # noqa: E402
+from train.teacher import keep, load_teacher  # noqa: E402
 
 SIZES = {"width": 4, "top": 16}
 
@@ -47,10 +47,25 @@ class Teachers(unittest.TestCase):
     def test_are_told_by_their_weights(self):
         x = torch.randn(2, 3, 32, 32)
         with train_support.folder() as folder:
-            path = os.path.join(folder, "teacher.pt")
+            path, kept = os.path.join(folder, "teacher.pt"), os.path.join(folder, "kept.safetensors")
             for model in (ResNet9(), Airbench()):
                 torch.save({"average": model.state_dict()}, path)
-                self.assertTrue(torch.allclose(load_teacher(path).eval()(x), model.eval()(x), atol=1e-5))
+                y = model.eval()(x)
+                self.assertTrue(torch.allclose(load_teacher(path).eval()(x), y, atol=1e-5))
+                keep(model, kept)
+                self.assertTrue(torch.allclose(load_teacher(kept).eval()(x), y, atol=1e-2 * y.abs().max().item()))
+
+    def test_are_nothing_else(self):
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "start.pt")
+            torch.save({"model": ResNet9().state_dict()}, path)
+            for other in (path, os.path.join(train_support.TOP, "models", "signal.safetensors")):
+                with self.assertRaisesRegex(SystemExit, f"^{other}: not what `teacher` writes$"):
+                    load_teacher(other)
+            model = ResNet9()
+            model.conv1.bn.running_var.fill_(1e6)
+            with self.assertRaisesRegex(SystemExit, "conv1.bn.running_var does not fit into float16"):
+                keep(model, path)
 
     def test_whitening_leaves_noise_of_power_one(self):
         model, x = Airbench(), normalise(train_support.gratings(200, 3)[0])

@@ -10,7 +10,7 @@ import train_support
 torch = train_support.need_torch()
 import numpy as np  # noqa: E402
 import reference  # noqa: E402
-from train.convert import halut_like, replace  # noqa: E402
+from train.convert import halut_like, halut_resnet9, replace  # noqa: E402
 from train.data import CLASSES, normalise  # noqa: E402
 from train.export import export  # noqa: E402
 from train.layers import HalutConv2d, halut_layers  # noqa: E402
@@ -83,6 +83,10 @@ class Reopened(unittest.TestCase):
 
     def test_has_the_served_trees_and_sums_of_variance_1(self):
         tensors, _ = reference.load(self.path)
+        sizes = {"width": self.model.conv1.conv.out_channels, "top": self.model.fc.in_features}
+        again = halut_resnet9(self.model.state_dict(), **sizes).eval()  # as finetune has it
+        x = normalise(self.images)
+        self.assertLess((again(x) - self.model(x)).abs().max().item(), 1e-4)
         self.assertNotIsInstance(self.model.get_submodule(f"{DENSE}.conv"), HalutConv2d)
         self.assertTrue(np.array_equal(self.model.conv3.conv.split.numpy(), tensors["conv3_conv.split"]))
         seen = {}

@@ -77,7 +77,10 @@ class Card(unittest.TestCase):
 
     def test_with_one_of_another_shape(self):
         torch.save({"average": Airbench().state_dict()}, self.path("airbench.pt"))
-        card = self.card("other", "--teacher", self.path("airbench.pt"), "--start", self.path("start.pt"))
+        options = ["--teacher", self.path("airbench.pt"), "--start", self.path("start.pt")]
+        with self.assertRaisesRegex(SystemExit, "airbench.pt has another shape: .*: give --commands"):
+            self.card("other", *options)
+        card = self.card("other", *options, "--commands", self.path("commands.txt"))
         self.assertIn("| Airbench, the teacher, float | PyTorch | ", card)
         self.assertNotIn("dense teacher, int8", card)
         self.assertNotIn("Error of each layer", card)
@@ -87,11 +90,12 @@ class Card(unittest.TestCase):
         self.assertNotIn("dense teacher", card)
         self.assertNotIn("Error of each layer", card)
         self.assertIn("python3 -m train.reopen --out reopened.pt\n", card)
+        self.assertIn("train.report --halut halut.pt --commands commands.txt --model models/m.safetensors ", card)
         self.assertIn("| **Halut, int8 tables and u8 maps, as served** | `halut eval` | ", card)
         self.assertEqual(self.drawn("bare"), ["curves", "reliability"])
 
     def test_refuses_half_of_what_is_compared(self):
-        for options in (["--start", "s.pt"], []):
+        for options in (["--start", "s.pt"], ["--teacher", "t.pt"], []):
             with mock.patch("sys.stderr"), self.assertRaises(SystemExit) as exit_:
                 self.card("none", *options)
             self.assertEqual(exit_.exception.code, 2)

@@ -28,6 +28,8 @@ def arguments():
     cli.add_argument("--threshold-share", type=float, default=0.5, help="of the rate, for thresholds; 0 keeps them")
     cli.add_argument("--dense-share", type=float, default=0.3,
                      help="of the rate, for what is not looked up: first layer, batch norms, classifier")
+    cli.add_argument("--freeze-first", action="store_true",
+                     help="keep the first convolution as it is: no gradient goes through conv2, a sixth of a step")
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two looks at the tables' directions")
@@ -56,6 +58,8 @@ def main():
     batches = Batches(*load(args.data, "train"), args.batch, cutout=args.cutout, seed=args.seed)
     teacher = load_teacher(args.teacher).to(device) if args.teacher else None
     model = halut_resnet9(starting_weights(cli, args))
+    if args.freeze_first:
+        model.conv1.requires_grad_(False)
     recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),
                     groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share),
                     distil=args.distil, average=args.average, refresh=args.refresh, mixed=args.mixed, statistics=20,

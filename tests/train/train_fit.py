@@ -4,6 +4,7 @@
 # tier: full
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 """Small networks on random pictures: what is compared is bit for bit, so what they learn does not matter."""
+import copy
 import csv
 import functools
 import os
@@ -130,6 +131,17 @@ class Steps(unittest.TestCase):
             self.assertEqual(self.steps(0), 0)
             with self.assertRaisesRegex(AssertionError, "computed"):
                 self.steps(0.5)
+
+    def test_with_a_frozen_first_layer_compute_no_gradient_of_its_output(self):
+        model = network(True)
+        model[0].requires_grad_(False)
+        model[1].requires_grad_(False)
+        trainer, before = loop.Trainer(model, recipe(0), 10), copy.deepcopy(model)
+        with mock.patch.object(kernels, "input_gradient", side_effect=AssertionError("computed")):
+            for x, y in Batches(*pictures(60), 20):
+                trainer.advance(x, y)
+        self.assertTrue(torch.equal(model[0].weight, before[0].weight))
+        self.assertFalse(torch.equal(model[3].table, before[3].table))
 
     def test_leave_early(self):
         with train_support.folder() as folder:

@@ -6,6 +6,7 @@ import argparse
 import functools
 import os
 
+from .answers import ask_once
 from .convert import halut_resnet9
 from .data import Batches, load
 from .fit import Recipe, cosine, groups, train
@@ -31,6 +32,9 @@ def arguments():
     cli.add_argument("--freeze-first", action="store_true",
                      help="keep the first convolution as it is: no gradient goes through conv2, a sixth of a step")
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
+    cli.add_argument("--ask-once", action="store_true",
+                     help="ask the teacher about each image before the first epoch, not about each batch; the answers "
+                          "take the place of the labels and are kept in OUT.answers.npy")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two looks at the tables' directions")
     cli.add_argument("--mixed", type=float, default=0.0, help="share of the batches whose images are blended in pairs")
@@ -38,7 +42,10 @@ def arguments():
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--steps", type=int, default=0, help="stop after so many (for a trial)")
     machine_options(cli)
-    return cli, cli.parse_args()
+    args = cli.parse_args()
+    if args.ask_once and not args.teacher:
+        cli.error("--ask-once: there is no --teacher to ask")
+    return cli, args
 
 
 def starting_weights(cli, args):
@@ -55,8 +62,11 @@ def starting_weights(cli, args):
 def main():
     cli, args = arguments()
     device = prepare(args, args.seed)
-    batches = Batches(*load(args.data, "train"), args.batch, cutout=args.cutout, seed=args.seed)
+    images, labels = load(args.data, "train")
     teacher = load_teacher(args.teacher).to(device) if args.teacher else None
+    if args.ask_once:
+        labels, teacher = ask_once(args.out + ".answers.npy", teacher, images), None
+    batches = Batches(images, labels, args.batch, cutout=args.cutout, seed=args.seed)
     model = halut_resnet9(starting_weights(cli, args))
     if args.freeze_first:
         model.conv1.requires_grad_(False)

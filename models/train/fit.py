@@ -18,6 +18,9 @@ from .layers import halut_layers
 from .run import Average, Log, Progress, accuracy, device_of, has_bfloat16, load_state, mixed, recalibrate, save
 
 
+TEMPERATURE = 2.0  # of distillation
+
+
 def triangle(step, total):
     """Up during the first fifth, then down to zero."""
     progress = step / total
@@ -72,12 +75,15 @@ class Recipe:
     seed: int = 0                     # of what the network itself draws: dropout
 
 
-def distil(student, teacher, labels, weight, smoothing=0.1, temperature=2.0):
-    hard = F.cross_entropy(student, labels, label_smoothing=smoothing)
+def distil(student, teacher, labels, weight, smoothing=0.1):
+    """The loss: `weight` of it is the teacher's answer. Labels that are logits are a teacher's, and all of it."""
+    if labels.is_floating_point():
+        teacher, weight = labels, 1
+    hard = F.cross_entropy(student, labels, label_smoothing=smoothing) if weight < 1 else 0
     if weight == 0:
         return hard
-    soft = F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1),
-                    reduction="batchmean", log_target=True) * temperature ** 2
+    soft = F.kl_div(F.log_softmax(student / TEMPERATURE, 1), F.log_softmax(teacher / TEMPERATURE, 1),
+                    reduction="batchmean", log_target=True) * TEMPERATURE ** 2
     return weight * soft + (1 - weight) * hard
 
 

@@ -95,6 +95,17 @@ class Resume(unittest.TestCase):
         rows = self.compare(True, recipe(distil=0.9, mixed=0.5), network(False))
         self.assertEqual(list(rows[0]), ["epoch", "loss", "validation_average"])
 
+    def test_of_answers_in_the_place_of_labels(self):
+        images, _ = pictures(100)
+        answers = np.random.default_rng(6).normal(size=(100, 10)).astype(np.float32)
+        x, y = next(iter(Batches(images, answers, 20)))
+        told, student = torch.randn(20, 10), torch.randn(20, 10)
+        self.assertEqual(y.shape, (20, 10))
+        self.assertEqual(loop.distil(student, None, told, 0), loop.distil(student, told, torch.zeros(20).long(), 1))
+        trainer = loop.Trainer(network(True), recipe(mixed=0.5), 10)
+        losses = [trainer.advance(x, y) for _ in range(9)]
+        self.assertLess(losses[-1], losses[0])
+
     def test_takes_the_settings_of_its_own_recipe(self):
         model, other = network(True), network(True)
         state = loop.Trainer(model, recipe(0.5), 10).state()

@@ -7,9 +7,11 @@ import argparse
 import os
 import unittest
 
+import numpy as np
 import train_support
 
 torch = train_support.need_torch()
+from train import answers  # noqa: E402
 from train.airbench import FILTERS, Airbench  # noqa: E402
 from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
 from train.data import normalise  # noqa: E402
@@ -43,7 +45,31 @@ class Shape(unittest.TestCase):
                 layer_codebooks(text)
 
 
+class Bright(torch.nn.Module):
+    """Says how bright a picture is at its left and right edge."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.scale * torch.stack([x[:, 0, :, 0].mean(1), x[:, 0, :, -1].mean(1)], 1)
+
+
 class Teachers(unittest.TestCase):
+    def test_are_asked_once_about_views_of_each_image(self):
+        images = np.random.default_rng(2).integers(0, 256, (7, 3, 32, 32), np.uint8)
+        images[:, :, :, :4] //= 2  # the left is darker, also where the view is shifted
+        self.assertTrue(np.array_equal(answers.view(images, 0), images))
+        self.assertTrue(np.array_equal(answers.view(images, 1), images[..., ::-1]))
+        self.assertTrue(np.array_equal(answers.view(images, 2)[:, :, 1:, :-1], images[:, :, :-1, 1:]))
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "answers.npy")
+            told = answers.ask_once(path, Bright(), images)
+            shares = [torch.softmax(Bright()(normalise(answers.view(images, n))) / 2, 1) for n in range(4)]
+            wanted = (sum(shares) / 4).detach()
+            self.assertTrue(torch.allclose(torch.softmax(torch.from_numpy(told) / 2, 1), wanted, atol=1e-6))
+            self.assertTrue(np.array_equal(answers.ask_once(path, None, None), told))
     def test_are_told_by_their_weights(self):
         x = torch.randn(2, 3, 32, 32)
         with train_support.folder() as folder:

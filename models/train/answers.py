@@ -1,7 +1,7 @@
 """What a teacher says of a training set, asked once instead of in every step: a quarter of a step where it is airbench.
 
-The answer to an image is the mean of those to a few views of it, mirrored and shifted, which are right more often than one.
-Batches take answers in the place of labels.
+The answer to an image is the mean of those to a few views of it, mirrored and shifted, which are right more often than
+one. Batches take answers in the place of labels.
 """
 import os
 

@@ -5,13 +5,15 @@
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import argparse
 import os
+import sys
 import unittest
+from unittest import mock
 
 import numpy as np
 import train_support
 
 torch = train_support.need_torch()
-from train import answers  # noqa: E402
+from train import answers, mean  # noqa: E402
 from train.airbench import FILTERS, Airbench  # noqa: E402
 from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
 from train.data import normalise  # noqa: E402
@@ -43,6 +45,45 @@ class Shape(unittest.TestCase):
             told = f"^'{text}' is not LAYER=N, with a layer of conv2, "
             with self.assertRaisesRegex(argparse.ArgumentTypeError, told):
                 layer_codebooks(text)
+
+
+class Means(unittest.TestCase):
+    def states(self, count):
+        models = [halut_resnet9(**SIZES) for _ in range(count)]
+        for layer in (layer for model in models for layer in halut_layers(model)):
+            layer.set_rows(torch.randn(layer.codebooks, 16, layer.out_channels))
+        return [model.state_dict() for model in models]
+
+    def test_are_of_tables_and_of_all_that_is_dense(self):
+        one, other = self.states(2)
+        result = mean.mean([one, other], [0.25, 0.75])
+        self.assertEqual(set(result), set(one))
+        for name in ("conv3.conv.table", "conv1.conv.weight", "res1a.bn.weight", "fc.bias"):
+            self.assertTrue(torch.allclose(result[name], 0.25 * one[name] + 0.75 * other[name]), name)
+        halut_resnet9(result, **SIZES)
+
+    def test_are_not_of_other_trees(self):
+        one, other = self.states(2)
+        other["conv4.conv.split"] = other["conv4.conv.split"] + 1
+        with self.assertRaisesRegex(ValueError, "^conv4.conv.split differs"):
+            mean.mean([one, other], [0.5, 0.5])
+
+    def test_command_gives_each_the_same_share_and_refuses_others(self):
+        states = self.states(2)
+        with train_support.folder() as folder:
+            paths = [os.path.join(folder, name) for name in ("one.pt", "other.pt", "mean.pt")]
+            for path, state in zip(paths, states):
+                torch.save({"average": state}, path)
+            command = ["mean", "--of", *paths[:2], "--out", paths[2]]
+            with mock.patch.object(sys, "argv", command):
+                mean.main()
+            middle = torch.load(paths[2])["average"]["conv3.conv.table"]
+            self.assertTrue(torch.allclose(middle, sum(s["conv3.conv.table"] for s in states) / 2))
+            for shares in (["0.5"], ["0.5", "0.6"]):
+                with mock.patch.object(sys, "argv", [*command, "--shares", *shares]), mock.patch("sys.stderr"):
+                    with self.assertRaises(SystemExit) as exit_:
+                        mean.main()
+                self.assertEqual(exit_.exception.code, 2)
 
 
 class Bright(torch.nn.Module):

@@ -1,0 +1,46 @@
+"""Makes a checkpoint of the weighted mean of others, for `finetune --restart` to go on from.
+
+    python3 -m train.mean --of reopened.pt halut.pt --shares 0.45 0.55 --out mean.pt
+
+Runs that began from the same weights, trees included, mostly lie in one valley, and their mean is better than each of them
+(model soups, Wortsman et al. 2022, arXiv 2203.05482): what they learned of their noise differs.
+"""
+import argparse
+
+import torch
+
+from .run import load_state, save
+
+
+def mean(states, shares):
+    """Of the averaged weights in checkpoints. Whole numbers, the split dimensions, must be the same in all."""
+    result = {}
+    for name, first in states[0].items():
+        values = [state[name] for state in states]
+        if first.is_floating_point():
+            result[name] = sum(share * value for share, value in zip(shares, values))
+        elif name.endswith(".split") and not all(torch.equal(first, value) for value in values):
+            raise ValueError(f"{name} differs: these are other trees")
+        else:
+            result[name] = first
+    return result
+
+
+def main():
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("--of", nargs="+", required=True, help="checkpoints of finetune or reopen")
+    cli.add_argument("--shares", nargs="+", type=float, help="of each; default the same")
+    cli.add_argument("--out", required=True)
+    args = cli.parse_args()
+    shares = args.shares or [1 / len(args.of)] * len(args.of)
+    if len(shares) != len(args.of) or abs(sum(shares) - 1) > 1e-6:
+        cli.error(f"--shares: {len(args.of)} numbers whose sum is 1")
+    try:
+        weights = mean([load_state(path)["average"] for path in args.of], shares)
+    except ValueError as error:
+        cli.error(str(error))
+    save(args.out, {"model": weights, "average": weights})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,15 +1,20 @@
-"""Makes a checkpoint of the weighted mean of others, for `finetune --restart` to go on from.
+"""Makes a checkpoint of the weighted mean of others, to export or for `finetune --restart` to go on from.
 
-    python3 -m train.mean --of reopened.pt halut.pt --shares 0.45 0.55 --out mean.pt
+    python3 -m train.mean --of reopened.pt halut.pt --shares 0.45 0.55 --data cifar-10-batches-bin --out mean.pt
 
-Runs that began from the same weights, trees included, mostly lie in one valley, and their mean is better than each of them
-(model soups, Wortsman et al. 2022, arXiv 2203.05482): what they learned of their noise differs.
+Runs that began from the same weights, trees included, mostly lie in one valley, and their mean is better than each of
+them (model soups, Wortsman et al. 2022, arXiv 2203.05482): what they learned of their noise differs. The statistics of
+batch norm are measured again.
 """
 import argparse
 
 import torch
 
-from .run import load_state, save
+from .convert import halut_resnet9
+from .data import Batches, load
+from .run import accuracy, load_state, machine_options, prepare, recalibrate, save
+
+STATISTICS = 20  # batches that they are measured on
 
 
 def mean(states, shares):
@@ -30,7 +35,9 @@ def main():
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("--of", nargs="+", required=True, help="checkpoints of finetune or reopen")
     cli.add_argument("--shares", nargs="+", type=float, help="of each; default the same")
+    cli.add_argument("--data", required=True)
     cli.add_argument("--out", required=True)
+    machine_options(cli)
     args = cli.parse_args()
     shares = args.shares or [1 / len(args.of)] * len(args.of)
     if len(shares) != len(args.of) or abs(sum(shares) - 1) > 1e-6:
@@ -39,7 +46,11 @@ def main():
         weights = mean([load_state(path)["average"] for path in args.of], shares)
     except ValueError as error:
         cli.error(str(error))
-    save(args.out, {"model": weights, "average": weights})
+    model = halut_resnet9(weights).to(prepare(args))
+    recalibrate(model, Batches(*load(args.data, "train"), 250, seed=1), STATISTICS)
+    print(f"validation {accuracy(model, *load(args.data, 'validation')):.2f}")
+    state = model.cpu().state_dict()
+    save(args.out, {"model": state, "average": state})
 
 
 if __name__ == "__main__":

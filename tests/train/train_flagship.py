@@ -4,6 +4,7 @@
 # tier: full
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import argparse
+import functools
 import os
 import sys
 import unittest
@@ -74,11 +75,14 @@ class Means(unittest.TestCase):
             paths = [os.path.join(folder, name) for name in ("one.pt", "other.pt", "mean.pt")]
             for path, state in zip(paths, states):
                 torch.save({"average": state}, path)
-            command = ["mean", "--of", *paths[:2], "--out", paths[2]]
-            with mock.patch.object(sys, "argv", command):
+            command = ["mean", "--of", *paths[:2], "--data", "none", "--out", paths[2]]
+            pictures, small = train_support.gratings(250, 4), functools.partial(halut_resnet9, **SIZES)
+            with mock.patch.object(sys, "argv", command), mock.patch.object(mean, "load", lambda *_: pictures), \
+                    mock.patch.object(mean, "halut_resnet9", small):
                 mean.main()
-            middle = torch.load(paths[2])["average"]["conv3.conv.table"]
-            self.assertTrue(torch.allclose(middle, sum(s["conv3.conv.table"] for s in states) / 2))
+            middle = torch.load(paths[2])["average"]
+            self.assertTrue(torch.allclose(middle["conv3.conv.table"], sum(s["conv3.conv.table"] for s in states) / 2))
+            self.assertFalse(torch.equal(middle["conv1.bn.running_mean"], states[0]["conv1.bn.running_mean"]))
             for shares in (["0.5"], ["0.5", "0.6"]):
                 with mock.patch.object(sys, "argv", [*command, "--shares", *shares]), mock.patch("sys.stderr"):
                     with self.assertRaises(SystemExit) as exit_:

@@ -1,14 +1,13 @@
 """What a teacher says of a training set, asked once instead of in every step: a quarter of a step where it is airbench.
 
 The answer to an image is the mean of those to a few views of it, mirrored and shifted, which are right more often than
-one. Batches take answers in the place of labels.
+one. The true label has a share in it. Batches take answers in the place of labels.
 """
 import os
 
 import numpy as np
 import torch
 
-from .fit import TEMPERATURE
 from .run import logits
 
 SHIFTS = ((2, 2), (2, 2), (1, 3), (3, 1))  # of two views, mirrored by turns, and two more; the middle is (2, 2)
@@ -22,16 +21,23 @@ def view(images, number):
     return seen[..., ::-1] if number % 2 else seen
 
 
-def ask(teacher, images, views=len(SHIFTS)):
+def ask(teacher, images, temperature, views=len(SHIFTS)):
     """Logits [images][classes] whose softmax at the temperature of distillation is the mean over the views."""
-    total = sum(torch.softmax(logits(teacher, view(images, n)) / TEMPERATURE, 1) for n in range(views))
-    return (TEMPERATURE * torch.log(total / views)).numpy()
+    total = sum(torch.softmax(logits(teacher, view(images, n)) / temperature, 1) for n in range(views))
+    return (temperature * torch.log(total / views)).numpy()
 
 
-def ask_once(path, teacher, images):
+def ask_once(path, teacher, images, temperature):
     """The same, from `path` where it was kept there."""
     if not os.path.exists(path):
         with open(path + ".part", "wb") as file:
-            np.save(file, ask(teacher, images))
+            np.save(file, ask(teacher, images, temperature))
         os.replace(path + ".part", path)
     return np.load(path)
+
+
+def believe(answers, labels, weight, temperature):
+    """Logits whose softmax at that temperature is `weight` of the answers' and, the rest, the label."""
+    share = weight * torch.softmax(torch.from_numpy(answers) / temperature, 1)
+    share[torch.arange(len(labels)), torch.from_numpy(labels)] += 1 - weight
+    return (temperature * torch.log(share)).numpy()

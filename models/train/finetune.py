@@ -6,10 +6,10 @@ import argparse
 import functools
 import os
 
-from .answers import ask_once
+from .answers import ask_once, believe
 from .convert import halut_resnet9
 from .data import Batches, load
-from .fit import Recipe, cosine, groups, train
+from .fit import TEMPERATURE, Recipe, cosine, groups, train
 from .run import load_state, machine_options, prepare
 from .teacher import load_teacher
 
@@ -34,8 +34,11 @@ def arguments():
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--ask-once", action="store_true",
                      help="ask the teacher about each image before the first epoch, not about each batch; the answers "
-                          "take the place of the labels and are kept in OUT.answers.npy")
+                          "are kept in OUT.answers.npy")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
+    cli.add_argument("--temperature", type=float, default=TEMPERATURE,
+                     help="of distillation: the lower, the more it is about the right class and the less about the others")
+    cli.add_argument("--large-share", type=float, default=1.0, help="of the rate, for tables of more than 2^19 entries")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two looks at the tables' directions")
     cli.add_argument("--mixed", type=float, default=0.0, help="share of the batches whose images are blended in pairs")
     cli.add_argument("--cutout", type=int, default=0)
@@ -65,15 +68,17 @@ def main():
     images, labels = load(args.data, "train")
     teacher = load_teacher(args.teacher).to(device) if args.teacher else None
     if args.ask_once:
-        labels, teacher = ask_once(args.out + ".answers.npy", teacher, images), None
+        answers = ask_once(args.out + ".answers.npy", teacher, images, args.temperature)
+        labels, teacher = believe(answers, labels, args.distil, args.temperature), None
     batches = Batches(images, labels, args.batch, cutout=args.cutout, seed=args.seed)
     model = halut_resnet9(starting_weights(cli, args))
     if args.freeze_first:
         model.conv1.requires_grad_(False)
     recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),
-                    groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share),
-                    distil=args.distil, average=args.average, refresh=args.refresh, mixed=args.mixed, statistics=20,
-                    seed=args.seed)
+                    groups=lambda m: groups(m, args.decay, args.threshold_share, False, args.dense_share,
+                                            args.large_share),
+                    distil=args.distil, temperature=args.temperature, average=args.average, refresh=args.refresh,
+                    mixed=args.mixed, statistics=20, seed=args.seed)
     train(model.to(device), batches, load(args.data, "validation"), args.out, recipe, teacher,
           batches.again(250, seed=1), args.steps)
 

@@ -18,7 +18,8 @@ from .layers import halut_layers
 from .run import Average, Log, Progress, accuracy, device_of, has_bfloat16, load_state, mixed, recalibrate, save
 
 
-TEMPERATURE = 2.0  # of distillation
+TEMPERATURE = 2.0  # of distillation, where a recipe says nothing else
+LARGE = 1 << 19    # entries: a table of more is one of a small map
 
 
 def triangle(step, total):
@@ -33,18 +34,22 @@ def cosine(step, total, warm=100):
     return min(1, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def groups(model, decay, threshold_share=0.5, decay_dense=True, dense_share=1.0):
+def groups(model, decay, threshold_share=0.5, decay_dense=True, dense_share=1.0, large_share=1.0):
     """Parameter groups: tables, and matrices if `decay_dense`, decay; thresholds move at a share of the rate and are
-    left alone at 0; vectors, and matrices that do not decay, move at `dense_share` of it."""
+    left alone at 0; vectors, and matrices that do not decay, move at `dense_share` of it; LARGE tables at `large_share`:
+    few positions look an entry of theirs up, so that their gradients are noise for the most part, and Adam steps as far
+    along noise as along anything."""
     tables = [m.table for m in halut_layers(model)]
+    large = [table for table in tables if table.numel() > LARGE and large_share != 1]
     thresholds = [m.threshold for m in halut_layers(model)]
     for threshold in thresholds:
         threshold.requires_grad_(threshold_share > 0)
     known = {id(p) for p in tables + thresholds}
     rest = [p for p in model.parameters() if id(p) not in known]
     decayed = tables + [p for p in rest if decay_dense and p.dim() > 1]
-    known = {id(p) for p in decayed}
-    parts = [{"params": decayed, "share": 1.0, "weight_decay": decay},
+    known, apart = {id(p) for p in decayed}, {id(p) for p in large}
+    parts = [{"params": [p for p in decayed if id(p) not in apart], "share": 1.0, "weight_decay": decay},
+             {"params": large, "share": large_share, "weight_decay": decay},
              {"params": thresholds, "share": threshold_share, "weight_decay": 0.0},
              {"params": [p for p in rest if id(p) not in known], "share": dense_share, "weight_decay": 0.0}]
     return [part for part in parts if part["params"]]
@@ -66,6 +71,7 @@ class Recipe:
     optimiser: typing.Callable = adam   # (parameter groups, rate)
     groups: typing.Callable = lambda model: groups(model, 0.01)
     distil: float = 0.0               # weight of the teacher's answer in the loss
+    temperature: float = TEMPERATURE  # of that
     smoothing: float = 0.1            # of the labels
     average: float = 0.995            # decay of the weight average, a step
     refresh: int = 50                 # steps between two looks at the directions of the tables
@@ -75,15 +81,15 @@ class Recipe:
     seed: int = 0                     # of what the network itself draws: dropout
 
 
-def distil(student, teacher, labels, weight, smoothing=0.1):
+def distil(student, teacher, labels, weight, smoothing=0.1, temperature=TEMPERATURE):
     """The loss: `weight` of it is the teacher's answer. Labels that are logits are a teacher's, and all of it."""
     if labels.is_floating_point():
         teacher, weight = labels, 1
     hard = F.cross_entropy(student, labels, label_smoothing=smoothing) if weight < 1 else 0
     if weight == 0:
         return hard
-    soft = F.kl_div(F.log_softmax(student / TEMPERATURE, 1), F.log_softmax(teacher / TEMPERATURE, 1),
-                    reduction="batchmean", log_target=True) * TEMPERATURE ** 2
+    soft = F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1),
+                    reduction="batchmean", log_target=True) * temperature ** 2
     return weight * soft + (1 - weight) * hard
 
 
@@ -131,10 +137,10 @@ class Trainer:
             self.refresh(x)
         with mixed(self.device):
             out = self.model(x)
-        weight = self.recipe.distil if target is not None else 0
-        loss = kept * distil(out.float(), target, first, weight, self.recipe.smoothing)
+        rest = (self.recipe.distil if target is not None else 0, self.recipe.smoothing, self.recipe.temperature)
+        loss = kept * distil(out.float(), target, first, *rest)
         if kept < 1:
-            loss = loss + (1 - kept) * distil(out.float(), target, second, weight, self.recipe.smoothing)
+            loss = loss + (1 - kept) * distil(out.float(), target, second, *rest)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

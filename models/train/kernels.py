@@ -58,17 +58,19 @@ def along(grad, direction, fast):
     return out.permute(0, 2, 3, 1).reshape(len(grad), -1).float()
 
 
-def _path_gradient(function, layer, x, threshold, along, out):
+def _path_gradient(function, layer, x, threshold, window, along, out):
     g = geometry(layer, x)
     function(ctypes.byref(g), pointer(x), layer.codebooks, pointer(layer.split), pointer(threshold.detach()),
-             pointer(layer.window), pointer(layer.basis), pointer(along), pointer(out))
+             pointer(window), pointer(layer.basis), pointer(along), pointer(out))
     return out
 
 
-def threshold_gradient(layer, x, threshold, along):
-    """along float32 [positions][codebooks * rank]: the output's gradient along the table's directions."""
-    return _path_gradient(library().threshold_gradient, layer, x, threshold, along, torch.zeros_like(threshold))
+def threshold_gradient(layer, x, threshold, window, along):
+    """window float32 [codebooks]: the half-width around a threshold. along float32 [positions][codebooks * rank]: the
+    output's gradient along the table's directions."""
+    return _path_gradient(library().threshold_gradient, layer, x, threshold, window, along,
+                          torch.zeros_like(threshold))
 
 
-def input_gradient(layer, x, threshold, along):
-    return _path_gradient(library().input_gradient, layer, x, threshold, along, torch.zeros_like(x))
+def input_gradient(layer, x, threshold, window, along):
+    return _path_gradient(library().input_gradient, layer, x, threshold, window, along, torch.zeros_like(x))

@@ -17,7 +17,9 @@ PASSES = {"cpu": kernels}  # who computes on a device; tensors.py where none is 
 BLOCK = 64      # outputs of a table block in kernels.c
 RANK = 4        # directions of the table that the gradients of decisions look along, as in kernels.c
 SHARE = 4       # one image in so many measures the threshold gradient
-WINDOW = 1.0    # half-width of the window around a threshold, in standard deviations of what is compared
+# Half-widths of the windows around a threshold, in standard deviations of what is compared.
+INPUT_WINDOW = 1.0      # as what is compared feels the decision
+THRESHOLD_WINDOW = 0.3  # as the threshold does: it gathers from all positions and can do with few of each
 NEVER = torch.finfo(torch.float32).max  # a threshold that sends everything left
 
 
@@ -99,7 +101,7 @@ class HalutConv2d(nn.Module):
         self.threshold = nn.Parameter(torch.zeros(self.codebooks, 16))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.register_buffer("split", torch.zeros(self.codebooks, 4, dtype=torch.int32))
-        self.register_buffer("window", torch.ones(self.codebooks))
+        self.register_buffer("spread", torch.ones(self.codebooks))
         self.register_buffer("surrogate", torch.zeros(out_channels, in_channels // groups, *pair))
         self.register_buffer("basis", torch.zeros(self.codebooks, RANK, 16))
         self.register_buffer("direction", torch.zeros(self.codebooks * RANK, padded(out_channels)))
@@ -151,7 +153,7 @@ class HalutConv2d(nn.Module):
     def input_gradient(self, x, grad, grad_y, threshold):
         if self.linear:
             return self.linear_gradient(grad_y, x)
-        return passes(x).input_gradient(self, x, threshold, self.along(grad, x))
+        return passes(x).input_gradient(self, x, threshold, INPUT_WINDOW * self.spread, self.along(grad, x))
 
     def linear_gradient(self, grad_y, x):
         """The surrogate convolution's gradient, as a convolution itself where that is possible: faster."""
@@ -169,12 +171,13 @@ class HalutConv2d(nn.Module):
 
     def threshold_gradient(self, x, grad, threshold):
         images = max(1, len(x) // SHARE)
-        few = grad[:images * len(grad) // len(x)]
-        return passes(x).threshold_gradient(self, x[:images], threshold, self.along(few, x)) * (len(x) / images)
+        few = self.along(grad[:images * len(grad) // len(x)], x)
+        window = THRESHOLD_WINDOW * self.spread
+        return passes(x).threshold_gradient(self, x[:images], threshold, window, few) * (len(x) / images)
 
     @torch.no_grad()
     def refresh(self, rows_max=8192):
-        """Takes the directions of the table as it is now, and the windows of the last training inputs."""
+        """Takes the directions of the table as it is now, and how the last training inputs spread."""
         x = self.recent.float()
         x = x[:max(1, rows_max // math.prod(self.out_size(x)))].contiguous()
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
@@ -189,7 +192,7 @@ class HalutConv2d(nn.Module):
         self.direction[:, :self.out_channels].copy_(along.reshape(-1, self.out_channels))
         used = self.split[:, :self.prototypes.bit_length() - 1]
         values = patches[used.long()]  # [codebooks][levels][positions]
-        self.window.copy_(WINDOW * values.std((1, 2)).clamp_min(1e-2))
+        self.spread.copy_(values.std((1, 2)).clamp_min(1e-2))
 
     def fit_surrogate(self, x, patches):
         every = torch.arange(16, dtype=torch.uint8, device=x.device)

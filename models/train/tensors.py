@@ -56,7 +56,7 @@ def along(grad, direction, fast):
     return (grad.to(kind) @ direction.to(kind).t()).float()
 
 
-def pushes(layer, x, threshold, along):
+def pushes(layer, x, threshold, window, along):
     """Per level, of each codebook's decision at each position: its node, and how the loss would change with its
     threshold, the negative of how it would with the value that is compared."""
     threshold = threshold.detach()
@@ -75,21 +75,21 @@ def pushes(layer, x, threshold, along):
             other = decide(threshold, deeper, other, value[:, deeper])
         change = ((mine - entry(other)) * along).sum(1)
         node = (1 << level) + place[level]
-        off = (value[:, level] - threshold.gather(1, node)) / layer.window[:, None]
+        off = (value[:, level] - threshold.gather(1, node)) / window[:, None]
         push = change * (1 - off.abs()).clamp_min(0) * (1 - 2 * (place[level + 1] & 1))
-        yield node, push / layer.window[:, None]
+        yield node, push / window[:, None]
 
 
-def threshold_gradient(layer, x, threshold, along):
+def threshold_gradient(layer, x, threshold, window, along):
     out = torch.zeros_like(threshold)
-    for node, push in pushes(layer, x, threshold, along):
+    for node, push in pushes(layer, x, threshold, window, along):
         out.scatter_add_(1, node, push)
     return out
 
 
-def input_gradient(layer, x, threshold, along):
+def input_gradient(layer, x, threshold, window, along):
     columns = torch.zeros(layer.columns, len(along), device=x.device)
-    for level, (_, push) in enumerate(pushes(layer, x, threshold, along)):
+    for level, (_, push) in enumerate(pushes(layer, x, threshold, window, along)):
         columns.index_add_(0, layer.split[:, level].long(), -push)
     columns = columns.view(layer.columns, len(x), -1).transpose(0, 1)
     return F.fold(columns, x.shape[2:], layer.kernel_size, padding=layer.padding, stride=layer.stride)

@@ -102,6 +102,9 @@ class Resume(unittest.TestCase):
         told, student = torch.randn(20, 10), torch.randn(20, 10)
         self.assertEqual(y.shape, (20, 10))
         self.assertEqual(loop.distil(student, None, told, 0), loop.distil(student, told, torch.zeros(20).long(), 1))
+        warm = loop.distil(student, None, told, 0, temperature=1)
+        wanted = torch.nn.functional.kl_div(student.log_softmax(1), told.softmax(1), reduction="batchmean")
+        self.assertAlmostEqual(warm.item(), wanted.item(), 5)
         trainer = loop.Trainer(network(True), recipe(mixed=0.5), 10)
         losses = [trainer.advance(x, y) for _ in range(9)]
         self.assertLess(losses[-1], losses[0])
@@ -196,6 +199,16 @@ class Steps(unittest.TestCase):
         self.assertEqual([names[id(p)] for p in dense[0]["params"]], ["3.table"])
         slow = loop.groups(model, 0.1, threshold_share=0.2, decay_dense=False, dense_share=0.3)
         self.assertEqual([part["share"] for part in slow], [1, 0.2, 0.3])
+
+    def test_move_large_tables_at_their_own_share(self):
+        model = network(True)
+        with mock.patch.object(loop, "LARGE", model[3].table.numel() - 1):
+            parts = loop.groups(model, 0.1, large_share=0.5)
+            self.assertEqual([part["share"] for part in parts], [1, 0.5, 0.5, 1])
+            self.assertEqual([len(part["params"]) for part in parts[:2]], [2, 1])
+            self.assertIs(parts[1]["params"][0], model[3].table)
+            self.assertEqual(parts[1]["weight_decay"], 0.1)
+        self.assertEqual([part["share"] for part in loop.groups(model, 0.1, large_share=0.5)], [1, 0.5, 1])
 
 
 if __name__ == "__main__":

@@ -110,11 +110,17 @@ class Teachers(unittest.TestCase):
         self.assertTrue(np.array_equal(answers.view(images, 2)[:, :, 1:, :-1], images[:, :, :-1, 1:]))
         with train_support.folder() as folder:
             path = os.path.join(folder, "answers.npy")
-            told = answers.ask_once(path, Bright(), images)
+            told = answers.ask_once(path, Bright(), images, 2)
             shares = [torch.softmax(Bright()(normalise(answers.view(images, n))) / 2, 1) for n in range(4)]
             wanted = (sum(shares) / 4).detach()
             self.assertTrue(torch.allclose(torch.softmax(torch.from_numpy(told) / 2, 1), wanted, atol=1e-6))
-            self.assertTrue(np.array_equal(answers.ask_once(path, None, None), told))
+            self.assertTrue(np.array_equal(answers.ask_once(path, None, None, 2), told))
+
+    def test_are_believed_in_part(self):
+        told, labels = np.array([[1, 2, 0], [3, 0, 0]], np.float32), np.array([2, 0])
+        target = torch.softmax(torch.from_numpy(answers.believe(told, labels, 0.75, 2)) / 2, 1)
+        wanted = 0.75 * torch.softmax(torch.from_numpy(told) / 2, 1) + 0.25 * torch.eye(3)[labels]
+        self.assertTrue(torch.allclose(target, wanted, atol=1e-6))
     def test_are_told_by_their_weights(self):
         x = torch.randn(2, 3, 32, 32)
         with train_support.folder() as folder:

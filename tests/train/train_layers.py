@@ -157,23 +157,24 @@ class Kernels(unittest.TestCase):
             grad = torch.randn(len(columns), padded(layer.out_channels))
             along = kernels.along(grad, layer.direction, False)
             self.assertLess((along - grad @ layer.direction.t()).abs().max().item(), 1e-3)
-            got = kernels.threshold_gradient(layer, x, layer.threshold, along)
+            window = torch.rand(layer.codebooks) + 0.5 * layer.spread
+            got = kernels.threshold_gradient(layer, x, layer.threshold, window, along)
             self.assertEqual(got[:, layer.prototypes:].abs().sum().item(), 0)
-            want, want_columns = self.path_reference(layer, columns, along.numpy())
+            want, want_columns = self.path_reference(layer, columns, window.numpy(), along.numpy())
             self.assertLess(np.abs(got.numpy() - want).max(), 1e-4 * (1 + np.abs(want).max()))
             want_x = F.fold(torch.from_numpy(want_columns).view(len(x), -1, layer.columns).transpose(1, 2), x.shape[2:],
                             layer.kernel_size, padding=layer.padding, stride=layer.stride)
-            got_x = kernels.input_gradient(layer, x, layer.threshold, along)
+            got_x = kernels.input_gradient(layer, x, layer.threshold, window, along)
             self.assertLess((got_x - want_x).abs().max().item(), 1e-4 * (1 + want_x.abs().max().item()))
             felt.append(np.abs(want).max() > 0)
         self.assertGreater(np.mean(felt), 0.9)  # the smallest map may have no value near a threshold
 
     @staticmethod
-    def path_reference(layer, columns, along):
+    def path_reference(layer, columns, window, along):
         """Gradients of the thresholds and, [positions][columns], of what is compared with them."""
         along = along.T.reshape(layer.codebooks, layers.RANK, -1)
         split, threshold = layer.split.numpy(), layer.threshold.detach().numpy()
-        basis, window = layer.basis.numpy(), layer.window.numpy().astype(np.float64)
+        basis, window = layer.basis.numpy(), window.astype(np.float64)
         want, of_columns = np.zeros((layer.codebooks, 16)), np.zeros(columns.shape)
         for c in range(layer.codebooks):
             for p, row in enumerate(columns):
@@ -251,7 +252,7 @@ class Devices(unittest.TestCase):
             with mock.patch.dict(layers.PASSES, clear=elsewhere):
                 layer(x)
                 layer.refresh()
-                found.append([layer.surrogate.clone(), layer.window.clone(),
+                found.append([layer.surrogate.clone(), layer.spread.clone(),
                               layer.basis.transpose(1, 2) @ layer.direction.view(layer.codebooks, layers.RANK, -1)])
         for mine, other in zip(*found):
             self.assertLess((mine - other).abs().max().item(), 1e-4)

@@ -37,7 +37,7 @@ def arguments():
                           "are kept in OUT.answers.npy")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
     cli.add_argument("--temperature", type=float, default=TEMPERATURE,
-                     help="of distillation: the lower, the more it is about the right class and the less about the others")
+                     help="of distillation: the lower, the more it is about the right class alone")
     cli.add_argument("--large-share", type=float, default=1.0, help="of the rate, for tables of more than 2^19 entries")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two looks at the tables' directions")
     cli.add_argument("--mixed", type=float, default=0.0, help="share of the batches whose images are blended in pairs")

@@ -36,9 +36,9 @@ def cosine(step, total, warm=100):
 
 def groups(model, decay, threshold_share=0.5, decay_dense=True, dense_share=1.0, large_share=1.0):
     """Parameter groups: tables, and matrices if `decay_dense`, decay; thresholds move at a share of the rate and are
-    left alone at 0; vectors, and matrices that do not decay, move at `dense_share` of it; LARGE tables at `large_share`:
-    few positions look an entry of theirs up, so that their gradients are noise for the most part, and Adam steps as far
-    along noise as along anything."""
+    left alone at 0; vectors, and matrices that do not decay, move at `dense_share` of it; LARGE tables at
+    `large_share`: few positions look an entry of theirs up, so that their gradients are noise for the most part, and
+    Adam steps as far along noise as along anything."""
     tables = [m.table for m in halut_layers(model)]
     large = [table for table in tables if table.numel() > LARGE and large_share != 1]
     thresholds = [m.threshold for m in halut_layers(model)]

@@ -12,6 +12,8 @@ from .run import logits
 
 SHIFTS = ((2, 2), (2, 2), (1, 3), (3, 1))  # of two views, mirrored by turns, and two more; the middle is (2, 2)
 
+LEAST = 1e-30  # of a share: its logarithm is a number
+
 
 def view(images, number):
     """uint8 images as the teacher sees them the `number`-th time."""
@@ -24,7 +26,7 @@ def view(images, number):
 def ask(teacher, images, temperature, views=len(SHIFTS)):
     """Logits [images][classes] whose softmax at the temperature of distillation is the mean over the views."""
     total = sum(torch.softmax(logits(teacher, view(images, n)) / temperature, 1) for n in range(views))
-    return (temperature * torch.log(total / views)).numpy()
+    return (temperature * torch.log((total / views).clamp_min(LEAST))).numpy()
 
 
 def ask_once(path, teacher, images, temperature):
@@ -40,4 +42,4 @@ def believe(answers, labels, weight, temperature):
     """Logits whose softmax at that temperature is `weight` of the answers' and, the rest, the label."""
     share = weight * torch.softmax(torch.from_numpy(answers) / temperature, 1)
     share[torch.arange(len(labels)), torch.from_numpy(labels)] += 1 - weight
-    return (temperature * torch.log(share)).numpy()
+    return (temperature * torch.log(share.clamp_min(LEAST))).numpy()

@@ -34,7 +34,7 @@ def arguments():
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--ask-once", action="store_true",
                      help="ask the teacher about each image before the first epoch, not about each batch; the answers "
-                          "are kept in OUT.answers.npy")
+                          "are kept in OUT.answers-TEMPERATURE.npy; the labels then are not smoothed")
     cli.add_argument("--distil", type=float, default=0.9, help="weight of the teacher's answer in the loss")
     cli.add_argument("--temperature", type=float, default=TEMPERATURE,
                      help="of distillation: the lower, the more it is about the right class alone")
@@ -48,6 +48,10 @@ def arguments():
     args = cli.parse_args()
     if args.ask_once and not args.teacher:
         cli.error("--ask-once: there is no --teacher to ask")
+    if not 0 <= args.distil <= 1:
+        cli.error(f"--distil {args.distil:g}: a share from 0 to 1")
+    if not args.temperature > 0:
+        cli.error(f"--temperature {args.temperature:g}: must be above 0")
     return cli, args
 
 
@@ -68,7 +72,7 @@ def main():
     images, labels = load(args.data, "train")
     teacher = load_teacher(args.teacher).to(device) if args.teacher else None
     if args.ask_once:
-        answers = ask_once(args.out + ".answers.npy", teacher, images, args.temperature)
+        answers = ask_once(f"{args.out}.answers-{args.temperature:g}.npy", teacher, images, args.temperature)
         labels, teacher = believe(answers, labels, args.distil, args.temperature), None
     batches = Batches(images, labels, args.batch, cutout=args.cutout, seed=args.seed)
     model = halut_resnet9(starting_weights(cli, args))

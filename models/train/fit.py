@@ -40,7 +40,7 @@ def groups(model, decay, threshold_share=0.5, decay_dense=True, dense_share=1.0,
     `large_share`: few positions look an entry of theirs up, so that their gradients are noise for the most part, and
     Adam steps as far along noise as along anything."""
     tables = [m.table for m in halut_layers(model)]
-    large = [table for table in tables if table.numel() > LARGE and large_share != 1]
+    large = [table for table in tables if table.numel() > LARGE]
     thresholds = [m.threshold for m in halut_layers(model)]
     for threshold in thresholds:
         threshold.requires_grad_(threshold_share > 0)
@@ -82,7 +82,7 @@ class Recipe:
 
 
 def distil(student, teacher, labels, weight, smoothing=0.1, temperature=TEMPERATURE):
-    """The loss: `weight` of it is the teacher's answer. Labels that are logits are a teacher's, and all of it."""
+    """The loss: `weight` of it is the teacher's answer. Labels that are logits (answers.py) are all of it."""
     if labels.is_floating_point():
         teacher, weight = labels, 1
     hard = F.cross_entropy(student, labels, label_smoothing=smoothing) if weight < 1 else 0

@@ -105,6 +105,9 @@ class Resume(unittest.TestCase):
         warm = loop.distil(student, None, told, 0, temperature=1)
         wanted = torch.nn.functional.kl_div(student.log_softmax(1), told.softmax(1), reduction="batchmean")
         self.assertAlmostEqual(warm.item(), wanted.item(), 5)
+        losses = [loop.Trainer(network(True), recipe(temperature=t), 10).advance(x, y) for t in (1, 1, 4)]
+        self.assertEqual(losses[0], losses[1])
+        self.assertNotAlmostEqual(losses[0], losses[2], 3)
         trainer = loop.Trainer(network(True), recipe(mixed=0.5), 10)
         losses = [trainer.advance(x, y) for _ in range(9)]
         self.assertLess(losses[-1], losses[0])

@@ -121,6 +121,10 @@ class Teachers(unittest.TestCase):
         target = torch.softmax(torch.from_numpy(answers.believe(told, labels, 0.75, 2)) / 2, 1)
         wanted = 0.75 * torch.softmax(torch.from_numpy(told) / 2, 1) + 0.25 * torch.eye(3)[labels]
         self.assertTrue(torch.allclose(target, wanted, atol=1e-6))
+        alone = answers.believe(told, labels, 0, 2)
+        self.assertTrue(np.isfinite(alone).all())
+        self.assertEqual(alone.argmax(1).tolist(), [2, 0])
+
     def test_are_told_by_their_weights(self):
         x = torch.randn(2, 3, 32, 32)
         with train_support.folder() as folder:

@@ -169,6 +169,21 @@ class Kernels(unittest.TestCase):
             felt.append(np.abs(want).max() > 0)
         self.assertGreater(np.mean(felt), 0.9)  # the smallest map may have no value near a threshold
 
+    def test_thresholds_feel_a_narrower_window_than_inputs(self):
+        layer = HalutConv2d(2, 3, 3, padding=1)
+        layer.spread.copy_(torch.tensor([2.0, 5.0]))
+        felt = {}
+
+        def keep(name, of):
+            def call(layer, x, threshold, window, along):
+                felt[name] = window.tolist()
+                return of(layer, x, threshold, window, along)
+            return mock.patch.object(kernels, name, call)
+        with keep("input_gradient", kernels.input_gradient), keep("threshold_gradient", kernels.threshold_gradient):
+            layer(torch.randn(4, 2, 6, 6, requires_grad=True)).sum().backward()
+        self.assertEqual(felt["input_gradient"], [2.0, 5.0])
+        self.assertTrue(np.allclose(felt["threshold_gradient"], [0.6, 1.5]))
+
     @staticmethod
     def path_reference(layer, columns, window, along):
         """Gradients of the thresholds and, [positions][columns], of what is compared with them."""

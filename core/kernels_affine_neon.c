@@ -13,42 +13,9 @@ INLINE int16x8_t quantise8(const float *x, float32x4_t low, float32x4_t inverse)
   return vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(first)), vcvtnq_s32_f32(second));
 }
 
-INLINE uint8x16_t quantise16(const float *x, float32x4_t low, float32x4_t inverse) {
-  return vqmovun_high_s16(vqmovun_s16(quantise8(x, low, inverse)), quantise8(x + 8, low, inverse));
-}
-
-void halut_quantise_neon(const struct halut_affine *affine, const float *x, size_t step,
-                         size_t rows, uint8_t *value, size_t stride, struct halut_ahead ahead) {
-  (void)ahead;
-  for (size_t row = 0; row < rows; row += HALUT_ROW_BLOCK, x += HALUT_ROW_BLOCK * step) {
-    size_t here = rows - row < HALUT_ROW_BLOCK ? rows - row : HALUT_ROW_BLOCK;
-    for (uint32_t i = 0; i < affine->reads; i++) {
-      float column[HALUT_ROW_BLOCK] = {0};
-      const float *from = x + affine->split[i];
-      for (size_t r = 0; r < here; r++) column[r] = from[r * step];
-      const float32x4_t low = vdupq_n_f32(affine->low[i]);
-      const float32x4_t inverse = vdupq_n_f32(affine->inverse[i]);
-      uint8_t *to = value + i * stride + row;
-      vst1q_u8(to, quantise16(column, low, inverse));
-      vst1q_u8(to + 16, quantise16(column + 16, low, inverse));
-      for (size_t r = here; r < HALUT_ROW_BLOCK; r++) to[r] = 0;
-    }
-  }
-}
-
-void halut_quantise_columns_neon(const struct halut_affine *affine, const float *x, size_t step,
-                                 size_t rows, uint8_t *value, size_t stride) {
-  for (uint32_t i = 0; i < affine->reads; i++) {
-    const float32x4_t low = vdupq_n_f32(affine->low[i]), inverse = vdupq_n_f32(affine->inverse[i]);
-    const float *from = x + affine->split[i] * step;
-    uint8_t *to = value + i * stride;
-    for (size_t row = 0; row < halut_pad_rows(rows); row += 16) {
-      float last[16] = {0};
-      for (size_t r = row; r < rows && row + 16 > rows; r++) last[r - row] = from[r];
-      vst1q_u8(to + row, quantise16(row + 16 > rows ? last : from + row, low, inverse));
-    }
-    for (size_t row = rows; row < halut_pad_rows(rows); row++) to[row] = 0;
-  }
+INLINE void quantise16(const float *x, float low, float inverse, uint8_t *to) {
+  const float32x4_t l = vdupq_n_f32(low), i = vdupq_n_f32(inverse);
+  vst1q_u8(to, vqmovun_high_s16(vqmovun_s16(quantise8(x, l, i)), quantise8(x + 8, l, i)));
 }
 
 /* Four outputs of four rows. */
@@ -69,21 +36,7 @@ INLINE void dequantise4(const int32_t *acc, size_t stride, const float *scale, c
   }
 }
 
-void halut_dequantise_neon(const int32_t *acc, size_t stride, const float *scale,
-                           const float *bias, uint32_t outputs, size_t rows, float *y,
-                           size_t y_stride, bool is_large) {
-  (void)is_large;
-  const size_t whole_rows = rows / 4 * 4;
-  const uint32_t whole = outputs / 4 * 4;
-  for (size_t row = 0; row < whole_rows; row += 4)
-    for (uint32_t m = 0; m < whole; m += 4)
-      dequantise4(acc + m * stride + row, stride, scale + m, bias + m, y + row * y_stride + m,
-                  y_stride);
-  for (size_t row = 0; row < rows; row++)
-    for (uint32_t m = row < whole_rows ? whole : 0; m < outputs; m++) {
-      const float scaled = (float)acc[m * stride + row] * scale[m];
-      y[row * y_stride + m] = scaled + bias[m];
-    }
-}
+#define AFFINE(kind) halut_##kind##_neon
+#include "kernels_affine.inc"
 
 #endif

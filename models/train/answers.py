@@ -1,7 +1,8 @@
-"""What a teacher says of a training set, asked once instead of in every step: a quarter of a step where it is airbench.
+"""What teachers say of a training set, asked once instead of in every step: a quarter of a step where one is airbench.
 
-The answer to an image is the mean of those to a few views of it, mirrored and shifted, which are right more often than
-one. The true label has a share in it. Batches take answers in the place of labels.
+The answer to an image is the mean of theirs to a few views of it, mirrored and shifted, which are right more often than
+one. The true label has a share in it. Blended images have no label, and no teacher knows them by heart. Batches take
+answers in the place of labels.
 """
 import os
 
@@ -23,23 +24,40 @@ def view(images, number):
     return seen[..., ::-1] if number % 2 else seen
 
 
-def ask(teacher, images, temperature, views=len(SHIFTS)):
-    """Logits [images][classes] whose softmax at the temperature of distillation is the mean over the views."""
-    total = sum(torch.softmax(logits(teacher, view(images, n)) / temperature, 1) for n in range(views))
-    return (temperature * torch.log((total / views).clamp_min(LEAST))).numpy()
+def blends(images):
+    """As many uint8 images again, each with another one in it: it keeps half to all of its own light. Always the same,
+    so that answers may be kept."""
+    rng = np.random.default_rng(0)
+    other, kept = rng.permutation(len(images)), rng.uniform(0.5, 1, len(images)).astype(np.float32)
+    mixed = np.empty_like(images)
+    for n, share in enumerate(kept):
+        mixed[n] = np.rint(share * images[n] + (1 - share) * images[other[n]])
+    return mixed
 
 
-def ask_once(path, teacher, images, temperature):
+def ask(teachers, images, temperature, views=len(SHIFTS)):
+    """Logits [images][classes] whose softmax at the temperature of distillation is the mean over teachers and views."""
+    total = sum(torch.softmax(logits(teacher, view(images, n)) / temperature, 1)
+                for teacher in teachers for n in range(views))
+    return (temperature * torch.log((total / (views * len(teachers))).clamp_min(LEAST))).numpy()
+
+
+def ask_once(path, teachers, images, temperature):
     """The same, from `path` where it was kept there."""
     if not os.path.exists(path):
         with open(path + ".part", "wb") as file:
-            np.save(file, ask(teacher, images, temperature))
+            np.save(file, ask(teachers, images, temperature))
         os.replace(path + ".part", path)
-    return np.load(path)
+    answers = np.load(path)
+    if len(answers) != len(images):
+        raise SystemExit(f"{path}: answers to {len(answers)} images, not to these {len(images)}; remove it to ask again")
+    return answers
 
 
 def believe(answers, labels, weight, temperature):
-    """Logits whose softmax at that temperature is `weight` of the answers' and, the rest, the label."""
-    share = weight * torch.softmax(torch.from_numpy(answers) / temperature, 1)
+    """Logits whose softmax at that temperature is `weight` of the answers' and, the rest, the label. Answers beyond the
+    labels, those to blends, are believed whole."""
+    share = torch.softmax(torch.from_numpy(answers) / temperature, 1)
+    share[:len(labels)] *= weight
     share[torch.arange(len(labels)), torch.from_numpy(labels)] += 1 - weight
     return (temperature * torch.log(share.clamp_min(LEAST))).numpy()

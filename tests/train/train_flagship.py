@@ -5,6 +5,7 @@
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import argparse
 import functools
+import io
 import os
 import sys
 import unittest
@@ -14,7 +15,7 @@ import numpy as np
 import train_support
 
 torch = train_support.need_torch()
-from train import answers, mean  # noqa: E402
+from train import answers, finetune, mean  # noqa: E402
 from train.airbench import FILTERS, Airbench  # noqa: E402
 from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
 from train.data import normalise  # noqa: E402
@@ -90,6 +91,27 @@ class Means(unittest.TestCase):
                 self.assertEqual(exit_.exception.code, 2)
 
 
+class FinetuneOptions(unittest.TestCase):
+    REFUSED = (
+        (("--distil", "0.5"), "--distil: there is no --teacher to learn from"),
+        (("--temperature", "1"), "--temperature: there is no --teacher to learn from"),
+        (("--ask-once",), "--ask-once: there is no --teacher to ask"),
+        (("--teacher", "a.pt", "--blends"), "--blends: their answers come from --ask-once"),
+        (("--teacher", "a.pt", "b.pt"), "--teacher: 2 of them answer with --ask-once only"),
+        (("--teacher", "a.pt", "--distil", "1.5"), "--distil 1.5: a share from 0 to 1"),
+        (("--teacher", "a.pt", "--temperature", "0"), "--temperature 0: must be above 0"),
+    )
+
+    def test_that_cannot_be_followed_are_refused(self):
+        for options, told in self.REFUSED:
+            command = ["finetune", "--start", "none", "--data", "none", "--out", "none", *options]
+            with mock.patch.object(sys, "argv", command), mock.patch("sys.stderr", io.StringIO()) as errors, \
+                    self.assertRaises(SystemExit) as exit_:
+                finetune.main()
+            self.assertEqual(exit_.exception.code, 2)
+            self.assertIn(f"error: {told}\n", errors.getvalue())
+
+
 class Bright(torch.nn.Module):
     """Says how bright a picture is at its left and right edge."""
 
@@ -110,17 +132,45 @@ class Teachers(unittest.TestCase):
         self.assertTrue(np.array_equal(answers.view(images, 2)[:, :, 1:, :-1], images[:, :, :-1, 1:]))
         with train_support.folder() as folder:
             path = os.path.join(folder, "answers.npy")
-            told = answers.ask_once(path, Bright(), images, 2)
+            told = answers.ask_once(path, [Bright()], images, 2)
             shares = [torch.softmax(Bright()(normalise(answers.view(images, n))) / 2, 1) for n in range(4)]
             wanted = (sum(shares) / 4).detach()
             self.assertTrue(torch.allclose(torch.softmax(torch.from_numpy(told) / 2, 1), wanted, atol=1e-6))
-            self.assertTrue(np.array_equal(answers.ask_once(path, None, None, 2), told))
+            self.assertTrue(np.array_equal(answers.ask_once(path, [], images, 2), told))
+            with self.assertRaisesRegex(SystemExit, "answers.npy: answers to 7 images, not to these 6"):
+                answers.ask_once(path, [Bright()], images[:6], 2)
+
+    def test_answer_together(self):
+        images = np.random.default_rng(2).integers(0, 256, (5, 3, 32, 32), np.uint8)
+        one, other = Bright(), Bright()
+        other.scale.data.fill_(-3)
+        share = [torch.softmax(torch.from_numpy(answers.ask(asked, images, 2)) / 2, 1)
+                 for asked in ([one], [other], [one, other])]
+        self.assertTrue(torch.allclose((share[0] + share[1]) / 2, share[2], atol=1e-6))
+        self.assertFalse(torch.allclose(share[0], share[1], atol=1e-2))
+
+    def test_are_asked_about_blends(self):
+        images = np.random.default_rng(2).integers(0, 256, (50, 3, 8, 8), np.uint8)
+        mixed = answers.blends(images)
+        self.assertTrue(np.array_equal(mixed, answers.blends(images)))
+        kept = set()
+        for image, blend in zip(images.astype(float), mixed.astype(float)):
+            shares = [((blend - other) * (image - other)).sum() / max(((image - other) ** 2).sum(), 1) for other in images]
+            errors = [np.abs(share * image + (1 - share) * other - blend).max() for share, other in zip(shares, images)]
+            best = int(np.argmin(errors))
+            self.assertLess(errors[best], 1.1)
+            kept.add(round(shares[best], 1))
+        self.assertTrue(all(0.5 <= share <= 1 for share in kept), kept)
+        self.assertGreater(len(kept), 4)
 
     def test_are_believed_in_part(self):
         told, labels = np.array([[1, 2, 0], [3, 0, 0]], np.float32), np.array([2, 0])
         target = torch.softmax(torch.from_numpy(answers.believe(told, labels, 0.75, 2)) / 2, 1)
         wanted = 0.75 * torch.softmax(torch.from_numpy(told) / 2, 1) + 0.25 * torch.eye(3)[labels]
         self.assertTrue(torch.allclose(target, wanted, atol=1e-6))
+        more = answers.believe(told, labels[:1], 0.75, 2)  # the second is a blend's
+        self.assertTrue(np.allclose(more[0], answers.believe(told[:1], labels[:1], 0.75, 2)[0], atol=1e-6))
+        self.assertTrue(torch.allclose(torch.softmax(torch.from_numpy(more[1] - told[1]), 0), torch.full((3,), 1 / 3)))
         alone = answers.believe(told, labels, 0, 2)
         self.assertTrue(np.isfinite(alone).all())
         self.assertEqual(alone.argmax(1).tolist(), [2, 0])

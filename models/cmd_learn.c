@@ -22,6 +22,7 @@ struct learn_run {
   struct halut_npy a, b, target;
   float *a_copy, *b_copy, *target_copy; /* where the file is not aligned float32 */
   const float *a_f32, *b_f32, *target_f32;
+  uint8_t *a_u8_copy; /* where the file is in Fortran order */
   const uint8_t *a_u8;
   size_t rows;
   struct halut_learned learned;
@@ -34,6 +35,7 @@ static void run_close(struct learn_run *run) {
   halut_npy_close(&run->b);
   halut_npy_close(&run->target);
   free(run->a_copy);
+  free(run->a_u8_copy);
   free(run->b_copy);
   free(run->target_copy);
   halut_learned_free(&run->learned);
@@ -67,6 +69,21 @@ static int matrix_floats(const struct halut_command *command, const char *path,
   return HALUT_EXIT_OK;
 }
 
+static int matrix_bytes(const struct halut_command *command, const char *path,
+                        const struct halut_npy *npy, size_t count, uint8_t **copy,
+                        const uint8_t **out) {
+  *out = npy->by_column ? NULL : npy->data;
+  if (*out)
+    return HALUT_EXIT_OK;
+  *copy = malloc(count);
+  if (!*copy)
+    return halut_cli_error(command, HALUT_EXIT_FAILURE, "%s: no memory for %zu values", path,
+                           count);
+  halut_npy_bytes(npy, 0, count, *copy);
+  *out = *copy;
+  return HALUT_EXIT_OK;
+}
+
 static int run_open(struct learn_run *run) {
   const struct learn_args *args = run->args;
   const struct halut_command *command = run->command;
@@ -92,7 +109,8 @@ static int run_open(struct learn_run *run) {
                            args->a, run->a.dim[0]);
   run->rows = args->rows ? (size_t)args->rows : run->a.dim[0];
   if (run->a.type == HALUT_NPY_U8)
-    run->a_u8 = run->a.data;
+    code = matrix_bytes(command, args->a, &run->a, run->rows * run->a.dim[1], &run->a_u8_copy,
+                        &run->a_u8);
   else
     code = matrix_floats(command, args->a, &run->a, run->rows * run->a.dim[1], &run->a_copy,
                          &run->a_f32);

@@ -324,6 +324,18 @@ void halut_npy_floats(const struct halut_npy *npy, size_t first, size_t count, f
   }
 }
 
+void halut_npy_bytes(const struct halut_npy *npy, size_t first, size_t count, uint8_t *to) {
+  assert(npy->type == HALUT_NPY_U8);
+  assert(first <= npy->count);
+  assert(count <= npy->count - first);
+  const uint8_t *bytes = npy->data;
+  const size_t rows = npy->dim[0], columns = npy->dim[1];
+  if (!npy->by_column)
+    memcpy(to, bytes + first, count);
+  for (size_t i = first; npy->by_column && i < first + count; i++)
+    to[i - first] = bytes[i % columns * rows + i / columns];
+}
+
 static const float *npy_stored(const struct halut_npy *npy) {
   return npy->type != HALUT_NPY_F32 || (uintptr_t)npy->data % sizeof(float) ? NULL : npy->data;
 }

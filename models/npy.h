@@ -47,6 +47,8 @@ const char *halut_npy_type_name(enum halut_npy_type type); /* "float32" */
 
 /* Values first .. first + count - 1, in C order, as floats; float64 is rounded to nearest. */
 void halut_npy_floats(const struct halut_npy *npy, size_t first, size_t count, float *to);
+/* Likewise of uint8, as they are. */
+void halut_npy_bytes(const struct halut_npy *npy, size_t first, size_t count, uint8_t *to);
 /* The values themselves if they are aligned floats in memory, in C order, else NULL: then copy with
  * halut_npy_floats. */
 const float *halut_npy_in_place(const struct halut_npy *npy);

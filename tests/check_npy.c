@@ -115,6 +115,10 @@ START_TEST(a_matrix_in_fortran_order_is_read_in_c_order) {
   for (size_t first = 0; first < 6; first++) {
     halut_npy_floats(&npy, first, 6 - first, back);
     for (size_t i = first; i < 6; i++) ck_assert(back[i - first] == (float)(i + 1));
+    uint8_t whole[6];
+    if (npy.type == HALUT_NPY_U8) halut_npy_bytes(&npy, first, 6 - first, whole);
+    for (size_t i = first; npy.type == HALUT_NPY_U8 && i < 6; i++)
+      ck_assert(whole[i - first] == i + 1);
   }
 }
 END_TEST

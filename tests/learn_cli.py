@@ -132,6 +132,13 @@ class Learn(unittest.TestCase):
         self.works(self.learn())  # from a.npy as it is now
         with open(self.path("p.safetensors"), "rb") as file:
             self.assertEqual(file.read(), learned)
+        written = []
+        for order in "C", "F":
+            np.save(self.path("a.npy"), np.array(np.abs(self.a) * 40 % 256, np.uint8, order=order))
+            self.works(self.learn("--rows", "300"))
+            with open(self.path("p.safetensors"), "rb") as file:
+                written.append(file.read())
+        self.assertEqual(*written)
 
     def test_matmul_refuses_what_does_not_fit(self):
         self.works(self.learn())

@@ -264,6 +264,29 @@ START_TEST(refuses_bad_tensors) {
 }
 END_TEST
 
+START_TEST(a_call_that_fails_leaves_no_outputs) {
+  SCRIPT({404, NULL, "{\"error\":\"no m\"}", 0, 0});
+  struct halut_client *client = open_client(5000);
+  float value = 1;
+  struct halut_client_tensor input = {
+      .name = "x", .datatype = "FP32", .rank = 1, .dim = {2}, .data = &value, .bytes = 4};
+  struct halut_client_tensor outputs[2];
+  size_t count = 2;
+  ck_assert_int_eq(halut_client_infer(client, "m", &input, 1, 1, outputs, &count),
+                   HALUT_CLIENT_EINVALID);
+  ck_assert_uint_eq(count, 0);
+  count = 2;
+  ck_assert_int_eq(halut_client_infer(client, "m", NULL, 0, 0, outputs, &count),
+                   HALUT_CLIENT_EREFUSED);
+  ck_assert_uint_eq(count, 0);
+  stop_server();
+  count = 2;
+  ck_assert_int_ne(halut_client_infer(client, "m", NULL, 0, 0, outputs, &count), 0);
+  ck_assert_uint_eq(count, 0);
+  halut_client_close(client);
+}
+END_TEST
+
 /* ---- Learning ---- */
 
 #define JOB(state, more)                                                                           \
@@ -636,6 +659,7 @@ int main(void) {
   tcase_add_test(all, refuses_lies);
   tcase_add_test(all, reads_binary_and_json_tensors);
   tcase_add_test(all, refuses_bad_tensors);
+  tcase_add_test(all, a_call_that_fails_leaves_no_outputs);
   tcase_add_test(all, checks_its_arguments);
   tcase_add_test(all, works_with_the_daemon);
   tcase_add_test(all, learns_with_progress);

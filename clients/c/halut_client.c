@@ -874,7 +874,7 @@ static int read_output(struct halut_client *client, const char *entry, const cha
 }
 
 static int read_outputs(struct halut_client *client, struct halut_client_tensor *outputs,
-                        size_t *count) {
+                        size_t room, size_t *count) {
   const char *body = client->answer.data + client->body_at;
   size_t json_bytes = client->json_bytes < 0 ? client->body_bytes : (size_t)client->json_bytes;
   if (json_bytes > client->body_bytes)
@@ -887,11 +887,11 @@ static int read_outputs(struct halut_client *client, struct halut_client_tensor 
   size_t found = 0;
   int error = entry == NULL ? bad_answer(client, "outputs") : 0;
   for (; error == 0 && entry != NULL; entry = json_next(entry)) {
-    if (found < *count) {
+    if (found < room) {
       error = read_output(client, entry, &blob, &outputs[found++]);
     } else {
       error =
-          set_error(client, HALUT_CLIENT_EINVALID, "room for %zu outputs is too little", *count);
+          set_error(client, HALUT_CLIENT_EINVALID, "room for %zu outputs is too little", room);
     }
   }
   free(json);
@@ -907,6 +907,8 @@ int halut_client_infer(struct halut_client *client, const char *model,
                        const struct halut_client_tensor *inputs, size_t input_count, int binary,
                        struct halut_client_tensor *outputs, size_t *output_count) {
   char path[512] = "/v2/models/", length[96] = "";
+  const size_t room = *output_count;
+  *output_count = 0; /* whatever fails from here on */
   if (!add_escaped(path, sizeof path - 8, model)) {
     return set_error(client, HALUT_CLIENT_EINVALID, "model: the name is too long");
   }
@@ -937,7 +939,7 @@ int halut_client_infer(struct halut_client *client, const char *model,
   if (!ok)
     return no_memory(client);
   int error = call(client, client->options.attempts);
-  return error != 0 ? error : read_outputs(client, outputs, output_count);
+  return error != 0 ? error : read_outputs(client, outputs, room, output_count);
 }
 
 void halut_client_free_outputs(struct halut_client_tensor *outputs, size_t count) {

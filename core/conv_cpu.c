@@ -2,7 +2,8 @@
  * position p is at p plus a constant in the channel's plane, so encode reads the map itself: no
  * im2col. Where the tap falls off the map, a mask makes the value 0; what lies there is the
  * neighbouring plane. Only at the two ends of the whole batch is there nothing to read: those few
- * codebooks read a copy. Maps of any other geometry are gathered, value by value.
+ * codebooks read a copy. Maps of any other geometry are gathered, value by value, and so are those
+ * whose masks would be large: a short model file can ask for a large kernel on a large map.
  *
  * Codes are made for a block of HALUT_CODE_BLOCK rows and summed at once. Small maps share a block
  * with those of the next images, so that each table that is fetched serves as many rows as can be.
@@ -13,7 +14,8 @@
 #include <string.h>
 
 enum {
-  VALUE_ROWS = HALUT_CODE_BLOCK + HALUT_ROW_BLOCK /* of a level in scratch->value */
+  VALUE_ROWS = HALUT_CODE_BLOCK + HALUT_ROW_BLOCK, /* of a level in scratch->value */
+  MASKS_MAX = 1 << 24 /* bytes; 7 x 7 at 512 x 512 has 12.8 million */
 };
 
 /* Where a codebook whose values were copied reads them. */
@@ -71,8 +73,9 @@ int halut_conv_cpu_open(const struct halut_conv *conv, uint32_t codebooks,
   made.together = 1;
   if (is_small(made.positions))
     made.together = (uint32_t)(HALUT_CODE_BLOCK / made.positions);
-  if (is_same(conv)) {
-    if (made.together > 1) made.masked = HALUT_CODE_BLOCK;
+  const size_t masked = made.together > 1 ? HALUT_CODE_BLOCK : made.masked;
+  if (is_same(conv) && taps * masked <= MASKS_MAX) {
+    made.masked = masked;
     made.mask = halut_alloc(taps * made.masked);
     made.read = calloc((size_t)codebooks * HALUT_LEVELS, sizeof *made.read);
     if (!made.mask || !made.read) {
@@ -186,7 +189,6 @@ static void encode_block(const struct halut_conv_cpu *cpu, const struct halut_lu
                          const struct batch *batch, const uint8_t *image, size_t first, size_t wide,
                          size_t apart) {
   for (uint32_t c = 0, count; c < lut->codebooks; c += count) {
-    const struct halut_read *read = cpu->read + (size_t)c * HALUT_LEVELS;
     const uint8_t *threshold = lut->threshold + (size_t)c * HALUT_PROTOTYPES;
     uint8_t *codes = scratch->codes + c * apart;
     count = 1;
@@ -194,6 +196,7 @@ static void encode_block(const struct halut_conv_cpu *cpu, const struct halut_lu
       encode_gathered(cpu, lut, kernels, scratch, image, c, first, wide, codes);
       continue;
     }
+    const struct halut_read *read = cpu->read + (size_t)c * HALUT_LEVELS;
     const uint32_t inside = inside_count(batch, image, first, wide, read, lut->codebooks - c);
     if (inside > 0) {
       count = inside;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "../core/backend.h"
+#include "../core/conv_cpu.h"
 #include "../core/cpu.h"
 #include "../core/pack.h"
 
@@ -110,14 +111,28 @@ static uint32_t count_pick(const struct halut_conv *conv) {
   return below(3) ? 1 + below(10) : together + below(together + 2);
 }
 
+/* A kernel whose masks would take more than is allowed for: 31 x 31 at 160 x 160. */
+static void shape_large(struct halut_conv *conv) {
+  *conv = (struct halut_conv){.channels = 2,
+                              .height = 160,
+                              .width = 160,
+                              .kernel_h = 31,
+                              .kernel_w = 31,
+                              .stride_h = 1,
+                              .stride_w = 1,
+                              .pad_h = 15,
+                              .pad_w = 15,
+                              .out_h = 160,
+                              .out_w = 160};
+}
+
+/* Everything but the shape and the count. */
 static void layer_make(struct layer *layer) {
   static const uint16_t codebooks[] = {1, 2, 3, 4, 5, 9, 16, 33, 64, 256, 257, 300};
   struct halut_lut *lut = &layer->lut;
   struct halut_conv *conv = &layer->conv;
-  shape_pick(conv);
   lut->codebooks = codebooks[below(conv->height * conv->width > 200 ? 8 : 12)];
   lut->outputs = 1 + below(70);
-  layer->count = count_pick(conv);
   size_t tables = (size_t)lut->outputs * lut->codebooks;
   layer->split = need(lut->codebooks * HALUT_LEVELS * sizeof *layer->split);
   layer->threshold = need((size_t)lut->codebooks * HALUT_PROTOTYPES);
@@ -260,34 +275,33 @@ static void check_one(const struct layer *layer, const char *options, const uint
   halut_backend_cpu.close(backend);
 }
 
-static void check_round(int round) {
+static void check_layer(struct layer *layer, int round) {
   static const char *const ceiling[] = {
       "cpu=ref",
 #define XX(flag, bit, name) "cpu=" name,
       HALUT_CPU_MAP(XX)
 #undef XX
   };
-  struct layer layer = {0};
-  layer_make(&layer);
-  size_t in_bytes = layer.count * layer.conv.channels * layer.in_plane;
-  size_t out_bytes = layer.count * layer.lut.outputs * layer.out_plane;
+  layer_make(layer);
+  size_t in_bytes = layer->count * layer->conv.channels * layer->in_plane;
+  size_t out_bytes = layer->count * layer->lut.outputs * layer->out_plane;
   struct fenced in = fenced_make(in_bytes, round & 1), other = fenced_make(out_bytes, round & 2);
   uint8_t *want = need(out_bytes), *space = need(out_bytes + 2 * GUARD);
   for (size_t i = 0; i < in_bytes; i++)
     in.data[i] = (uint8_t)below(256);
   for (size_t i = 0; i < out_bytes; i++)
     other.data[i] = (uint8_t)below(256);
-  layer.epilogue.other = below(2) ? other.data : NULL;
-  plain(&layer, in.data, layer.epilogue.other, want);
+  layer->epilogue.other = below(2) ? other.data : NULL;
+  plain(layer, in.data, layer->epilogue.other, want);
   for (size_t i = 0; i < sizeof ceiling / sizeof ceiling[0]; i++) {
-    check_one(&layer, ceiling[i], in.data, want, space + GUARD, out_bytes);
+    check_one(layer, ceiling[i], in.data, want, space + GUARD, out_bytes);
   }
-  check_one(&layer, "", in.data, want, space + GUARD, out_bytes);
+  check_one(layer, "", in.data, want, space + GUARD, out_bytes);
   munmap(in.map, in.map_bytes);
   munmap(other.map, other.map_bytes);
   free(want);
   free(space);
-  layer_free(&layer);
+  layer_free(layer);
 }
 
 /* The first half of the rounds takes back all that is offered: the cut is the same each time. */
@@ -301,10 +315,24 @@ START_TEST(conv_is_gather_product_requantise_pool_add) {
       halut_helper_serve(helper);
       ck_assert_int_eq(halut_helper_staff(helper, NULL), 0);
     }
-    check_round(round);
+    struct layer layer = {0};
+    shape_pick(&layer.conv);
+    layer.count = count_pick(&layer.conv);
+    check_layer(&layer, round);
   }
   printf("check_conv: a helper did %llu lookups\n", (unsigned long long)helped);
   halut_helper_close(helper);
+}
+END_TEST
+
+START_TEST(masks_past_the_limit_are_not_made) {
+  struct layer layer = {.count = 1};
+  shape_large(&layer.conv);
+  struct halut_conv_cpu cpu;
+  ck_assert_int_eq(halut_conv_cpu_open(&layer.conv, 1, &cpu, NULL), 0);
+  ck_assert_ptr_null(cpu.mask);
+  halut_conv_cpu_close(&cpu);
+  check_layer(&layer, 0);
 }
 END_TEST
 
@@ -317,6 +345,7 @@ int main(void) {
   TCase *tests = tcase_create("conv");
   tcase_set_timeout(tests, 120);
   tcase_add_test(tests, conv_is_gather_product_requantise_pool_add);
+  tcase_add_test(tests, masks_past_the_limit_are_not_made);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);

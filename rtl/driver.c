@@ -278,10 +278,22 @@ static int table_build(const struct halut_device *d, const struct halut_lut *lut
   return 0;
 }
 
-/* Finds room for the last table: resident, or else buffers for it. */
+static uint32_t device_buffers(const struct halut_device *d) {
+  return (d->one_buffer ? 1 : 2) * d->buffer_groups;
+}
+
+/* A table that is streamed; its first tile is the largest. */
+static void device_stream(struct halut_device *d, struct table *t) {
+  t->resident = t->loaded = false;
+  if (t->tiles[0].groups > d->buffer_groups)
+    d->buffer_groups = t->tiles[0].groups;
+}
+
+/* Finds room for the last table: resident, or else buffers for it. Tables that no longer fit beside
+ * those are streamed too, the last first, and may need larger ones. */
 static void device_place(struct halut_device *d) {
   struct table *t = &d->tables[d->table_count - 1];
-  const uint32_t limit = d->groups - (d->one_buffer ? 1 : 2) * d->buffer_groups;
+  const uint32_t limit = d->groups - device_buffers(d);
   const uint32_t room = limit < d->resident_groups_max ? limit : d->resident_groups_max;
   if (d->resident_groups + t->groups <= room) {
     t->resident = true;
@@ -289,17 +301,17 @@ static void device_place(struct halut_device *d) {
     d->resident_groups += t->groups;
     return;
   }
-  if (t->tiles[0].groups <= d->buffer_groups)
-    return; /* the first tile is the largest */
-  d->buffer_groups = t->tiles[0].groups;
-  d->buffer[0].table = d->buffer[1].table = NO_TILE;
-  const uint32_t need = (d->one_buffer ? 1 : 2) * d->buffer_groups;
-  for (uint32_t k = d->table_count; k-- > 0 && d->groups - d->resident_groups < need;) {
+  const uint32_t buffers = device_buffers(d);
+  device_stream(d, t);
+  for (uint32_t k = d->table_count;
+       k-- > 0 && d->groups - d->resident_groups < device_buffers(d);) {
     if (!d->tables[k].resident)
       continue;
     d->resident_groups = d->tables[k].base;
-    d->tables[k].resident = d->tables[k].loaded = false;
+    device_stream(d, &d->tables[k]);
   }
+  if (device_buffers(d) != buffers) /* they lie elsewhere now */
+    d->buffer[0].table = d->buffer[1].table = NO_TILE;
 }
 
 int halut_device_load(struct halut_device *device, const struct halut_lut *lut,

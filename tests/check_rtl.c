@@ -342,6 +342,32 @@ START_TEST(long_products_are_cut_into_chunks) {
 }
 END_TEST
 
+/* A table that no longer fits beside the buffers is streamed through them from then on, also when its
+ * tiles are larger than those of the table that it made room for. */
+START_TEST(evicted_tables_fit_the_buffers) {
+  uint64_t state = seed;
+  struct rig rig;
+  rig_open(&rig, &halut_sim_unit, NULL);
+  const struct halut_device_shape *s = halut_device_shape(rig.device);
+  const uint32_t groups = s->codebooks / s->codebooks_cycle, tile = 64;
+  ck_assert_uint_gt(groups, 3 * tile);
+  const uint32_t wide = tile * s->codebooks_cycle, narrow = wide * 5 / 8;
+  /* They fill the memory but for a tile's groups; the third needs two buffers of 40 groups. */
+  struct product p[3] = {product_make(wide, (groups / tile - 2) * s->lanes, 1, UNIFORM, &state),
+                         product_make(wide, s->lanes, 5, UNIFORM, &state),
+                         product_make(narrow, 2 * s->lanes, 5, UNIFORM, &state)};
+  uint32_t handle[3];
+  for (int k = 0; k < 3; k++)
+    handle[k] = rig_load(&rig, &p[k]);
+  for (int k = 0; k < 6; k++)
+    rig_expect(&rig, handle[1 + k % 2], &p[1 + k % 2], NULL);
+  rig_expect(&rig, handle[0], &p[0], NULL);
+  rig_close(&rig);
+  for (int k = 0; k < 3; k++)
+    product_free(&p[k]);
+}
+END_TEST
+
 static void *thread_product(void *argument) {
   struct product *p = argument;
   struct halut_backend *backend = NULL;
@@ -863,6 +889,7 @@ static Suite *rtl_suite(void) {
   tcase_add_loop_test(tests, product_matches_the_plain_loop, 0, MODELS);
   tcase_add_test(tests, the_largest_sums_are_exact);
   tcase_add_test(tests, long_products_are_cut_into_chunks);
+  tcase_add_test(tests, evicted_tables_fit_the_buffers);
   tcase_add_test(tests, backends_run_in_several_threads);
   tcase_add_test(tests, backend_matches_the_cpu_backend);
   tcase_add_loop_test(tests, counters_equal_the_closed_formula, 0, MODELS);

@@ -171,6 +171,7 @@ static struct halut_note *note_add(struct halut_catalog *made, const char *file,
   else
     snprintf(note->name, sizeof note->name, "%s", info->name);
   note->version = info == NULL ? 0 : info->version;
+  note->is_network = info != NULL && info->kind == HALUT_NETWORK;
   return note;
 }
 

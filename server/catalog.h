@@ -42,6 +42,7 @@ struct halut_entry {
 struct halut_note {
   char name[HALUT_NAME_MAX]; /* of the model, or if that is not known of the file without ending */
   uint32_t version;          /* 0: not known */
+  bool is_network;           /* false also where that is not known */
   bool is_unloaded;          /* by halut_catalog_unload: stays out until it is loaded by name */
   char file[256], reason[256];
 };

@@ -99,6 +99,14 @@ static void intake_work(void *self) {
   uv_async_send(&app->learning.taken_in);
 }
 
+/* Also one that was unloaded: the file of the product would load it again. */
+static bool is_network(const struct halut_catalog *catalog, const char *name) {
+  bool is_one = halut_catalog_find(catalog, HALUT_NETWORK, name, 0, NULL) != NULL;
+  for (uint32_t i = 0; i < catalog->note_count && !is_one; i++)
+    is_one = catalog->notes[i].is_network && strcmp(catalog->notes[i].name, name) == 0;
+  return is_one;
+}
+
 /* What is wrong with a lesson that was read: a status, or 0. */
 static unsigned intake_judge(struct halut_intake *intake) {
   const struct halut_catalog *catalog = intake->app->catalog;
@@ -107,7 +115,7 @@ static unsigned intake_judge(struct halut_intake *intake) {
     return 507;
   if (intake->error != HALUT_OK)
     return halut_job_status(intake->error);
-  if (halut_catalog_find(catalog, HALUT_NETWORK, intake->lesson->name, 0, NULL) != NULL) {
+  if (is_network(catalog, intake->lesson->name)) {
     halut_fail(diag, HALUT_EINVALID, 0, "name: a network is called \"%s\": choose another",
                intake->lesson->name);
     return 409;
@@ -305,10 +313,17 @@ void halut_handle_job_events(void *self, struct halut_request *request) {
 
 /* ---- between learner and catalogue ---- */
 
+/* The newest that a file is known to have, be it served or not: two files of one version are in the
+ * way of the next start. */
 static uint32_t learning_version(void *self, const char *name) {
   const struct halut_app *app = self;
-  const struct halut_entry *entry = halut_catalog_find(app->catalog, HALUT_PRODUCT, name, 0, NULL);
-  return entry != NULL ? entry->info->version : 0;
+  const struct halut_catalog *catalog = app->catalog;
+  const struct halut_entry *entry = halut_catalog_find(catalog, HALUT_PRODUCT, name, 0, NULL);
+  uint32_t version = entry != NULL ? entry->info->version : 0;
+  for (uint32_t i = 0; i < catalog->note_count; i++)
+    if (strcmp(catalog->notes[i].name, name) == 0 && catalog->notes[i].version > version)
+      version = catalog->notes[i].version;
+  return version;
 }
 
 static void learning_changed(void *self, struct halut_task *task) {
@@ -336,9 +351,10 @@ void halut_learning_reloaded(struct halut_app *app, const char *why) {
   if (task == NULL)
     return;
   app->learning.loading = NULL;
-  const char *name = task->name;
-  bool is_served = app->draining || halut_catalog_find(app->catalog, HALUT_PRODUCT, name,
-                                                       task->result.version, NULL) != NULL;
+  const struct halut_entry *entry =
+      halut_catalog_find(app->catalog, HALUT_PRODUCT, task->name, task->result.version, NULL);
+  bool is_served =
+      app->draining || (entry != NULL && strcmp(entry->file, task->result.file) == 0);
   if (!is_served) { /* nor may it be in the way of the next start */
     snprintf(path, sizeof path, "%s/%s", app->config.models, task->result.file);
     unlink(path);

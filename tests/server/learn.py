@@ -228,6 +228,26 @@ class Learning(unittest.TestCase):
         self.assertTrue(os.path.exists(os.path.join(daemon.folder, "signal.safetensors")))
         self.assertEqual(daemon.stop(), 0)
 
+    def test_files_that_are_not_served_keep_their_versions(self):
+        daemon = Learner(*AT_ONCE)
+        self.assertEqual(daemon.ask("POST", "/v2/repository/models/signal/unload").status, 200)
+        job = daemon.wait(daemon.learn(name="signal", codebooks=2, **SMALL), ["done"])
+        self.assertEqual((job["result"]["version"], job["result"]["file"]), (2, "signal@2.safetensors"))
+        self.assertIn(("signal", 2), daemon.models())
+        self.assertEqual(daemon.ask("POST", "/v2/repository/models/resnet9-cifar10/unload").status, 200)
+        self.refused(409, 'a network is called "resnet9-cifar10"', daemon.learn(name="resnet9-cifar10", **SMALL))
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_a_file_that_came_meanwhile_wins(self):
+        daemon = Learner(*AT_ONCE, models=[NETWORK])
+        shutil.copy(PRODUCT, daemon.folder)  # signal, version 1, and nobody has looked yet
+        job = daemon.wait(daemon.learn(name="signal", codebooks=2, **SMALL), ["failed"])
+        self.assertIn("version 1 is in signal.safetensors already", job["error"])
+        self.assertFalse(os.path.exists(os.path.join(daemon.folder, "signal@1.safetensors")))
+        job = daemon.wait(daemon.learn(name="signal", codebooks=2, **SMALL), ["done"])
+        self.assertEqual(job["result"]["version"], 2)
+        self.assertEqual(daemon.stop(), 0)
+
     def test_bad_bodies_are_named(self):
         learn, refused = self.daemon.learn, self.refused
         nan = array.array("f", A)

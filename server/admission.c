@@ -199,7 +199,7 @@ void halut_job_submit(struct halut_app *app, struct halut_job *job) {
   job->item.done = job_done;
   struct halut_entry *entry = job->entry;
   if (entry == NULL)
-    entry = halut_catalog_find(job->catalog, job->kind, job->model_name, 0, NULL);
+    entry = halut_catalog_find(job->catalog, job->kind, job->model_name, job->version, NULL);
   if (entry != NULL && !halut_job_count(job, entry)) {
     app->metrics.rejected_queue++;
     halut_request_error(job->request, 503, HALUT_JOB_CROWDED, entry->info->name,

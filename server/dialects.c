@@ -18,13 +18,13 @@ static const struct dialect predict = {&halut_predict_form, &halut_predict_form}
 static const struct dialect examples = {&halut_examples_form, NULL};
 static const struct dialect labels = {&halut_labels_form, NULL};
 
-/* `name` may be NULL: the only model of its kind, and networks come first. */
-static enum halut_kind kind_of(const struct halut_app *app, const char *name) {
+/* `name` may be NULL: the only model of its kind, and networks come first. Version 0: the newest. */
+static enum halut_kind kind_of(const struct halut_app *app, const char *name, uint32_t version) {
   const struct halut_catalog *catalog = app->catalog;
   if (catalog == NULL)
     return HALUT_NETWORK; /* about to be refused */
   if (name != NULL) {
-    const struct halut_entry *entry = halut_catalog_named(catalog, name, 0);
+    const struct halut_entry *entry = halut_catalog_named(catalog, name, version);
     return entry != NULL ? entry->info->kind : HALUT_NETWORK;
   }
   for (uint32_t i = 0; i < catalog->count; i++)
@@ -73,7 +73,7 @@ static void dialect_handle(struct halut_app *app, struct halut_request *request,
   if (request->capture[0].bytes >= sizeof name)
     halut_request_error(request, 404, "no model has so long a name");
   else if (halut_version_read(request, 1, &version))
-    dialect_submit(app, request, dialect, kind_of(app, name), name, version, HALUT_AS_BODY);
+    dialect_submit(app, request, dialect, kind_of(app, name, version), name, version, HALUT_AS_BODY);
 }
 
 void halut_handle_predictions(void *self, struct halut_request *request) {
@@ -109,10 +109,21 @@ static bool starts_with(const char *text, const char *start) {
   return text != NULL && strncasecmp(text, start, strlen(start)) == 0;
 }
 
+/* True if the media type at the start of `text` is that one, whatever its parameters. */
+static bool is_type(const char *text, const char *type) {
+  return starts_with(text, type) && strchr(";, \t", text[strlen(type)]) != NULL;
+}
+
 /* True if `accept` (NULL: anything) names the type or everything like it. */
 static bool is_accepted(const char *accept, const char *type) {
-  return accept == NULL || accept[0] == '\0' || strcasestr(accept, type) != NULL ||
-         strstr(accept, "*/*") != NULL || strcasestr(accept, "application/*") != NULL;
+  if (accept == NULL || accept[0] == '\0')
+    return true;
+  for (const char *item = accept; item != NULL; item = strchr(item, ',')) {
+    item += strspn(item, ", \t");
+    if (is_type(item, type) || is_type(item, "*/*") || is_type(item, "application/*"))
+      return true;
+  }
+  return false;
 }
 
 /* How to answer; false after an answer: nothing that the client takes can be made. */
@@ -123,7 +134,7 @@ static bool answer_choose(struct halut_request *request, enum halut_kind kind,
   bool takes_npy = kind == HALUT_PRODUCT && is_accepted(accept, npy);
   bool takes_json = is_accepted(accept, json);
   if (takes_npy && takes_json)
-    *out = starts_with(accept, npy) ? HALUT_AS_NPY : HALUT_AS_BODY;
+    *out = is_type(accept, npy) ? HALUT_AS_NPY : HALUT_AS_BODY;
   else if (takes_npy || takes_json)
     *out = takes_npy ? HALUT_AS_NPY : HALUT_AS_JSON;
   else
@@ -143,9 +154,9 @@ void halut_handle_invocations(void *self, struct halut_request *request) {
     halut_request_error(request, 404, "no model has so long a name");
     return;
   }
-  bool is_npy = starts_with(type, "application/x-npy");
-  enum halut_kind kind = is_npy && name == NULL ? HALUT_PRODUCT : kind_of(app, name);
-  bool is_json = starts_with(type, "application/json") || kind == HALUT_PRODUCT;
+  bool is_npy = is_type(type, "application/x-npy");
+  enum halut_kind kind = is_npy && name == NULL ? HALUT_PRODUCT : kind_of(app, name, 0);
+  bool is_json = is_type(type, "application/json") || kind == HALUT_PRODUCT;
   if (starts_with(type, "text/"))
     halut_request_error(request, 415,
                         "Content-Type: \"%.64s\" is not read here: send application/json, "

@@ -13,10 +13,8 @@ static const uint64_t time_bounds_us[HALUT_TIME_BUCKETS] = {
     5000, 10000, 25000, 50000, 100000, 250000, 1000000, 5000000};
 
 static const unsigned statuses[HALUT_STATUS_SLOTS] = {200, 202, 204, 206, 304, 400, 401, 403, 404,
-                                                      405, 408, 409, 411, 413, 414, 415, 417, 422,
-                                                      429, 431, 499, 500, 503, 504, 505, 507};
-
-enum { STATUS_FAULT = 21 /* the slot of 500 */ };
+                                                      405, 406, 408, 409, 411, 413, 414, 415, 417,
+                                                      422, 429, 431, 499, 500, 503, 504, 505, 507};
 
 static const char *const phase_labels[HALUT_JOB_PHASES] = {
 #define XX(name, label) label,
@@ -88,14 +86,17 @@ void halut_tally_run(struct halut_tally *tally, uint32_t rows, bool is_first,
       tally->run[i].phase_ns[p] += phase_ns[p];
 }
 
-void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned status,
-                           uint64_t ns) {
+/* An answer nobody planned is a fault: 500. */
+static size_t status_slot(unsigned status) {
   size_t slot = 0;
   while (slot < HALUT_STATUS_SLOTS && statuses[slot] != status)
     slot++;
-  if (slot == HALUT_STATUS_SLOTS)
-    slot = STATUS_FAULT; /* an answer nobody planned is a fault: 500 */
-  metrics->requests[route < HALUT_ROUTES_MAX ? route : HALUT_ROUTES_MAX][slot]++;
+  return slot < HALUT_STATUS_SLOTS ? slot : status_slot(500);
+}
+
+void halut_metrics_request(struct halut_metrics *metrics, size_t route, unsigned status,
+                           uint64_t ns) {
+  metrics->requests[route < HALUT_ROUTES_MAX ? route : HALUT_ROUTES_MAX][status_slot(status)]++;
   halut_histogram_add(&metrics->answer, ns);
 }
 

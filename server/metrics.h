@@ -19,7 +19,7 @@ enum {
   HALUT_TIME_BUCKETS = 16,  /* and one past the last */
   HALUT_BATCH_BUCKETS = 9,  /* 1, 2, 4 ... 256, and one past the last */
   HALUT_RUN_SIZES_MAX = 64, /* of a model, each counted by itself; the others are not */
-  HALUT_STATUS_SLOTS = 26,
+  HALUT_STATUS_SLOTS = 27,
   HALUT_ROUTES_MAX = 96
 };
 

@@ -226,6 +226,8 @@ class Dialects(unittest.TestCase):
         self.refused(415, "text/csv", "POST", path, b"1,2", headers=typed("text/csv"))
         self.refused(406, "text/html", "POST", path, PIXELS, headers=typed("image/png", Accept="text/html"))
         self.refused(406, "x-npy", "POST", path, PIXELS, headers=typed("image/png", Accept="application/x-npy"))
+        self.refused(406, "jsonlines", "POST", path, PIXELS, headers=typed("image/png", Accept="application/jsonlines"))
+        self.assertIn(b'{path="/invocations",code="406"}', self.ask("GET", "/metrics").body)
 
     # Several pictures in a form of our own
 

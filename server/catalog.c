@@ -225,20 +225,22 @@ static void unloaded_note(struct halut_catalog *made, const struct halut_entry *
 }
 
 static void file_add(struct scan *scan, const char *file) {
+  static const char stays[] = "; the one being served stays";
   char path[1024];
   struct stat status;
   struct halut_diag diag = {0};
   struct halut_entry *entry = entry_of_file(scan->old, file), *fresh = NULL;
   snprintf(path, sizeof path, "%s/%s", scan->made->options.directory, file);
+  if (lstat(path, &status) != 0 && errno == ENOENT)
+    return; /* it went while the directory was being read */
   if (stat(path, &status) != 0) {
-    problem_add(scan, file, NULL, "%s", strerror(errno));
-    return;
-  }
-  if (entry == NULL || !is_unchanged(entry, &status)) {
+    problem_add(scan, file, entry != NULL ? entry->info : NULL, "%s%s", strerror(errno),
+                entry != NULL ? stays : "");
+  } else if (entry == NULL || !is_unchanged(entry, &status)) {
     int error = entry_open(&scan->made->options, file, &status, &fresh, &diag);
     if (error != HALUT_OK)
       problem_add(scan, file, entry != NULL ? entry->info : NULL, "%s (%s)%s", diag.text,
-                  halut_error_name(error), entry != NULL ? "; the one being served stays" : "");
+                  halut_error_name(error), entry != NULL ? stays : "");
     else
       entry = fresh;
   }

@@ -218,7 +218,7 @@ static int split_body(struct split *s) {
                           (size_t)(s->p - s->body));
       }
       s->object[++s->depth] = c == '{';
-      s->list[s->depth] = s->is_list;
+      s->list[s->depth] = s->is_list || (c == '[' && s->list[s->depth - 1]);
       s->is_list = false;
     }
     if ((c == '}' || c == ']') && s->depth > 0)

@@ -192,6 +192,12 @@ static bool binary_numbers_read(struct halut_job *job, const struct halut_v2_ten
 
 /* ---- pictures ---- */
 
+/* Of [n] or [n,1], flat or nested as its shape says. */
+static const json_t *json_picture(const struct halut_v2_data *data, uint32_t row) {
+  const json_t *value = json_array_get(data->values, row), *inner = json_array_get(value, 0);
+  return data->rank == 2 && json_array_size(value) == 1 && json_is_array(inner) ? inner : value;
+}
+
 static bool json_pictures_read(struct halut_job *job, const struct halut_v2_data *data,
                                uint32_t rows) {
   size_t count = json_is_array(data->values) ? json_array_size(data->values) : 0;
@@ -206,8 +212,7 @@ static bool json_pictures_read(struct halut_job *job, const struct halut_v2_data
     return false;
   for (uint32_t i = 0; i < rows; i++) {
     snprintf(where, sizeof where, "input 'image': data[%u]: ", i);
-    if (!halut_job_base64(job, where, halut_json_slice(data->json, json_array_get(data->values, i)),
-                          i))
+    if (!halut_job_base64(job, where, halut_json_slice(data->json, json_picture(data, i)), i))
       return false;
   }
   return true;

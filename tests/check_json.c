@@ -74,12 +74,14 @@ END_TEST
 START_TEST(cuts_out_the_strings_of_a_list) {
   struct halut_json *json =
       open_body("{\"data\":[ \"eA==\",\"a\\\"]\"],\"x\":[\"left\"],\"a\":[[\"deep\"]]}");
-  ck_assert_uint_eq(json->slice_count, 2);
+  ck_assert_uint_eq(json->slice_count, 3);
   const json_t *list = json_object_get(json->root, "data");
   ck_assert_uint_eq(json_array_size(list), 2);
   expect_slice(json, json_array_get(list, 0), "eA==", true);
   expect_slice(json, json_array_get(list, 1), "a\\\"]", true);
   ck_assert_str_eq(json_string_value(json_array_get(json_object_get(json->root, "x"), 0)), "left");
+  list = json_array_get(json_object_get(json->root, "a"), 0);
+  expect_slice(json, json_array_get(list, 0), "deep", true);
   halut_json_close(json);
 }
 END_TEST

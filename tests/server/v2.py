@@ -370,6 +370,8 @@ class Inferring(Case):
             forms = {"json": self.good(CIFAR, {**given, "data": texts}),
                      "binary": self.good(CIFAR, binary("image", shape, "BYTES", data), data=data),
                      "no size": self.good(CIFAR, given, data=data)}
+            if len(shape) == 2:
+                forms["nested"] = self.good(CIFAR, {**given, "data": [[text] for text in texts]})
             for name, got in forms.items():
                 np.testing.assert_array_equal(got["logits"], want, name)
         for words, shape, blob in (("unexpected additional input data", [3], data + b"x"),
@@ -379,7 +381,7 @@ class Inferring(Case):
                                    ("unexpected shape", [3, 2], data), ("unexpected shape", [], data)):
             self.refused(400, words, self.infer(CIFAR, binary("image", shape, "BYTES", blob), data=blob))
         for words, shape, values in (("of 2 base64 strings", [2], texts), ("data[1]: b64: ", [2], [texts[0], "?"]),
-                                     ("base64 strings", [1], [1]), ("data[1]: b64: must be", [2], [texts[0], {}]),
+                                     ("data[0]: b64: must be", [1], [[texts[0]]]), ("base64 strings", [1], [1]), ("data[1]: b64: must be", [2], [texts[0], {}]),
                                      ("data[0]: image: ", [1], ["QUJD"]), ("base64 strings", [1], texts[0])):
             self.refused(400, words, self.infer(CIFAR, {"name": "image", "shape": shape, "datatype": "BYTES",
                                                         "data": values}))
@@ -695,6 +697,12 @@ class Repository(unittest.TestCase):
         self.assertIn("the one being served stays", reason)
         np.testing.assert_array_equal(outputs_of(self.infer())["c"], before)
         self.refused(422, "second.safetensors", self.post("/v1/reload"))
+        np.testing.assert_array_equal(outputs_of(self.infer())["c"], before)
+        link = os.path.join(self.daemon.folder, "second.safetensors")
+        os.remove(link)
+        os.symlink("nowhere", link)
+        self.refused(422, "second.safetensors: No such file or directory; the one being served stays",
+                     self.post("/v1/reload"))
         np.testing.assert_array_equal(outputs_of(self.infer())["c"], before)
 
     def test_refused_loads(self):

@@ -80,7 +80,7 @@ struct halut_request {
   const struct halut_route *route; /* NULL if none matched */
   unsigned method;                 /* enum halut_method; 0 for any other */
   bool is_head;
-  char verb[8];              /* as it came, cut */
+  char verb[16];             /* as it came, cut */
   char path[HALUT_PATH_MAX]; /* decoded, NUL-terminated */
   struct {
     const char *text; /* into path, not NUL-terminated */

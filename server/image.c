@@ -599,7 +599,7 @@ static int fail_unknown(const uint8_t *bytes, size_t size,
           ? " (a WebP)"
       : size >= 2 && memcmp(bytes, "BM", 2) == 0 ? " (perhaps a BMP)"
       : size >= 1 && (bytes[0] == '{' || bytes[0] == '[')
-          ? " (JSON? say Content-Type: application/json)"
+          ? " (JSON? it must be whole, an object from { to })"
       : size == raw + 1 ? " (a CIFAR record starts with its label: leave it out)"
                         : "";
   if (size == 0)

@@ -39,7 +39,7 @@ static int compare_set(struct halut_job *job, const char *text, struct halut_dia
 static int timing_set(struct halut_job *job, const char *text, struct halut_diag *diag) {
   job->inspect->layers = strcmp(text, "layers") == 0;
   job->inspect->phases = job->inspect->layers || strcmp(text, "phases") == 0;
-  if (job->inspect->phases)
+  if (job->inspect->phases || strcmp(text, "false") == 0)
     return HALUT_OK;
   return halut_fail(diag, HALUT_EINVALID, 0,
                     "timing: must be \"layers\" or \"phases\", not \"%.32s\"", text);
@@ -55,7 +55,7 @@ static int codes_set(struct halut_job *job, const char *text, struct halut_diag 
   if (strlen(text) >= sizeof inspect->layer)
     return halut_fail(diag, HALUT_EINVALID, 0, "codes: no layer has so long a name");
   memcpy(inspect->layer, text, strlen(text) + 1);
-  inspect->codes = true;
+  inspect->codes = strcmp(text, "false") != 0;
   return HALUT_OK;
 }
 

@@ -69,11 +69,20 @@ bool halut_job_count(struct halut_job *job, struct halut_entry *entry) {
   return true;
 }
 
+static bool is_served(const struct halut_catalog *catalog, enum halut_kind kind) {
+  uint32_t i = 0;
+  while (i < catalog->count && catalog->entries[i]->info->kind != kind)
+    i++;
+  return i < catalog->count;
+}
+
 bool halut_job_choose(struct halut_job *job, const char *name) {
   struct halut_diag diag = {0};
   job->entry = halut_catalog_find(job->catalog, job->kind, name, job->version, &diag);
   if (job->entry == NULL)
-    halut_job_fail(job, name != NULL ? HALUT_ENOTFOUND : HALUT_EINVALID, "%s", diag.text);
+    halut_job_fail(job, name == NULL && is_served(job->catalog, job->kind) ? HALUT_EINVALID
+                                                                           : HALUT_ENOTFOUND,
+                   "%s", diag.text);
   else if (!halut_job_count(job, job->entry)) {
     job->crowded = true; /* it was named in the body, so that this is known now only */
     halut_job_fail(job, HALUT_EBUSY, HALUT_JOB_CROWDED, job->entry->info->name,

@@ -318,6 +318,7 @@ static void learner_next(struct halut_learner *learner) {
     return;
   learner->task = NULL;
   learner_fail(learner, task, "no thread to learn on");
+  uv_async_send(&learner->wake); /* for the next one */
 }
 
 static void learner_settle(struct halut_learner *learner) {

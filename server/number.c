@@ -484,7 +484,7 @@ static int open_array(struct scan *s) {
     if (s->depth == s->options->rank_max) {
       char what[64];
       snprintf(what, sizeof what, "nested deeper than %u levels", s->options->rank_max);
-      return fail_at(s, HALUT_ELIMIT, s->depth, what);
+      return fail_at(s, HALUT_ESHAPE, s->depth, what);
     }
     if (s->rank != 0 && s->depth == s->rank) {
       return fail_at(s, HALUT_ESHAPE, s->depth, "expected a number as in the rows before");

@@ -84,9 +84,9 @@ static bool parameters_check(struct halut_app *app, struct halut_request *reques
 }
 
 /* The name in the path; false after an answer. */
-static bool name_read(struct halut_request *request, char name[HALUT_NAME_MAX]) {
+static bool name_read(struct halut_request *request, const char *verb, char name[HALUT_NAME_MAX]) {
   if (request->capture[0].bytes >= HALUT_NAME_MAX) {
-    halut_request_error(request, 404, "failed to load '%.*s', no model has so long a name",
+    halut_request_error(request, 404, "failed to %s '%.*s', no model has so long a name", verb,
                         (int)request->capture[0].bytes, request->capture[0].text);
     return false;
   }
@@ -120,7 +120,7 @@ static void load_answer(const struct halut_app *app, struct halut_reply *reply) 
 
 void halut_handle_v2_load(void *self, struct halut_request *request) {
   char name[HALUT_NAME_MAX];
-  if (name_read(request, name) && parameters_check(self, request, "load", name))
+  if (name_read(request, "load", name) && parameters_check(self, request, "load", name))
     halut_app_reload_for(self, request, name, load_answer);
 }
 
@@ -130,7 +130,7 @@ void halut_handle_v2_unload(void *self, struct halut_request *request) {
   struct halut_catalog *made = NULL;
   struct halut_diag diag = {0};
   struct halut_json_out out = {0};
-  if (!name_read(request, name) || !parameters_check(app, request, "unload", name))
+  if (!name_read(request, "unload", name) || !parameters_check(app, request, "unload", name))
     return;
   if (app->is_reloading) {
     halut_request_error(request, 503, "a reload is under way; try again");

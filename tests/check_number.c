@@ -87,7 +87,7 @@ START_TEST(refuses_with_place) {
       {"[[1],[2,3]]", HALUT_ESHAPE, 109, "a[1]: 2 elements where the first has 1"},
       {"[1,[2]]", HALUT_ESHAPE, 103, "a[1]: expected a number as in the rows before, found '[2'"},
       {"[[1],2]", HALUT_ESHAPE, 105, "a[1]: expected an array as in the rows before, found '2'"},
-      {"[[[[1]]]]", HALUT_ELIMIT, 103, "a[0][0][0]: nested deeper than 3 levels, found '[1'"},
+      {"[[[[1]]]]", HALUT_ESHAPE, 103, "a[0][0][0]: nested deeper than 3 levels, found '[1'"},
       {"[[1],[1],[1],[1],[1]]", HALUT_ELIMIT, 116, "a: more than 4 rows"},
       {"[1,2,3,4,5,6,7,8,9]", HALUT_ELIMIT, 117, "a: more than 8 values"},
       {"[1] 2", HALUT_EINVALID, 104, "a: more text after the array, found '2'"},

@@ -228,6 +228,7 @@ class Serving(unittest.TestCase):
         self.refused(400, "a[0][1]", "POST", "/v1/matmul", npy([0, float("nan")] + [0] * 6, 8))
         self.refused(400, "a", "POST", "/v1/matmul", b'{"model":"signal"}')
         self.refused(413, "rows-max", "POST", "/v1/matmul", npy([0.0] * 8 * 65, 8))
+        self.refused(400, "a[0][0]: nested deeper than 2 levels", "POST", "/v1/matmul", b'{"a":[[[1]]]}')
         self.refused(400, "", "POST", "/v1/matmul", npy([0.0] * 8, 8)[:-3])
         self.refused(400, "", "POST", "/v1/matmul", b'{"a":[[1,')
 
@@ -467,7 +468,7 @@ class Lifecycle(unittest.TestCase):
 
     def test_a_reload_adds_models_and_keeps_what_breaks(self):
         daemon = Daemon(models=[NETWORK])
-        self.assertEqual(daemon.ask("POST", "/v1/matmul", b'{"a":[[0]]}').status, 400)
+        self.assertEqual(daemon.ask("POST", "/v1/matmul", b'{"a":[[0]]}').status, 404)
         shutil.copy(PRODUCT, daemon.folder)
         daemon.process.send_signal(signal.SIGHUP)
         self.wait_for(lambda: b"signal" in daemon.ask("GET", "/v1/models").body)

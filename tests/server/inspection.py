@@ -211,6 +211,10 @@ class One(unittest.TestCase):
             want = [self.layer(self.tensors, self.metadata, image, name)[2] for image in self.images[:3]]
             np.testing.assert_array_equal(np.array(codes["values"]), np.concatenate(want))
             self.assertEqual(codes["height"] * codes["width"] * 3, len(codes["values"]))
+        unasked = json.dumps({"model": "golden-residual", "instances": self.images[:1].tolist(), "compare": False,
+                              "timing": False, "codes": False})
+        reply = self.ask("/v1/classify", unasked.encode()).json()
+        self.assertFalse({"compare", "layers", "codes"} & set(reply))
         self.refused("/v1/classify?model=golden-residual&codes=conv1", self.images[0].tobytes(),
                      "there is: halut2, halut4", 404)
 

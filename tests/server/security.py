@@ -48,6 +48,9 @@ class Keyed(unittest.TestCase):
         self.assertEqual(self.ask("/").status, 200)
         self.assertEqual(self.ask("/nowhere").status, 404)
         self.assertEqual(self.ask("/v1/classify", method="OPTIONS").status, 204)
+        answer = self.ask("/v1/classify", method="OPTIONSX")
+        self.assertEqual(answer.status, 405)
+        self.assertIn("OPTIONSX is not a method of", answer.error())
 
     def test_no_key_or_a_wrong_one_is_401(self):
         for key in (None, "infer-key-0002", "x"):

@@ -78,6 +78,8 @@ static void job_count(struct halut_app *app, struct halut_job *job) {
   if (tally == NULL)
     return;
   uint64_t total = halut_clock_ns() - job->request->arrived_ns, known = 0;
+  if (job->batch_rows > 0) /* of others too, whatever became of this one */
+    halut_tally_batch(tally, job->batch_rows);
   if (job->failed) {
     tally->failure++;
     tally->failed_ns += total;
@@ -88,8 +90,6 @@ static void job_count(struct halut_app *app, struct halut_job *job) {
   tally->last_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
   tally->success++;
   tally->rows += job->rows;
-  if (job->batch_rows > 0)
-    halut_tally_batch(tally, job->batch_rows);
   halut_tally_run(tally, job->run_rows, job->batch_rows > 0, job->phase_ns);
   for (size_t p = 0; p < HALUT_JOB_OVERHEAD; p++) {
     known += job->phase_ns[p];
@@ -136,6 +136,7 @@ static void job_done(struct halut_item *item) {
     app->metrics.timed_out++;
   app->metrics.canceled += job->peer_left;
   app->metrics.rejected_queue += job->crowded;
+  app->metrics.rejected_memory += job->no_room;
   if (job->entry != NULL)
     job_count(app, job);
   if (!job->failed && job->inspect != NULL && job->inspect->compare)

@@ -84,8 +84,8 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
   halut_json_out_string(&out, request->path);
   halut_json_out_format(
       &out, ",\"status\":%u,\"sent\":%s,\"bytes_in\":%zu,\"bytes_out\":%zu,\"us\":%" PRIu64 "}\n",
-      request->reply.status, sent ? "true" : "false", request->body_bytes, request->reply.bytes,
-      ns / 1000);
+      request->reply.status, sent ? "true" : "false", request->received_bytes,
+      request->is_head ? 0 : request->reply.bytes, ns / 1000);
   char *line = halut_json_out_take(&out, &bytes);
   if (line != NULL)
     fwrite(line, 1, bytes, app->access_log);
@@ -126,11 +126,11 @@ void halut_app_ended(void *self, const struct halut_request *request, bool sent)
       request->route != NULL ? (size_t)(request->route - halut_routes) : HALUT_ROUTES_MAX;
   if (sent) {
     halut_metrics_request(&app->metrics, route, request->reply.status, ns);
-    app->metrics.body_bytes_out += request->reply.bytes;
+    app->metrics.body_bytes_out += request->is_head ? 0 : request->reply.bytes;
   } else {
     app->metrics.requests_aborted++;
   }
-  app->metrics.body_bytes_in += request->body_bytes;
+  app->metrics.body_bytes_in += request->received_bytes;
   if (app->access_log != NULL)
     access_write(app, request, sent, ns);
 }

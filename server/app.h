@@ -29,6 +29,7 @@ enum { HALUT_SIGNALS = 5 };
 struct halut_app {
   struct halut_config config;
   struct halut_job_limits limits;
+  _Atomic uint64_t tensor_bytes; /* of all jobs */
   uint32_t workers;
   uv_loop_t loop;
   uv_signal_t signals[HALUT_SIGNALS];

@@ -33,12 +33,13 @@ static void job_read(struct halut_job *job) {
     halut_job_fail(job, error, "%s", diag.text);
   else
     job->form->read(job);
+  job->no_room = job->no_room || error == HALUT_ENOMEM;
   if (!job->failed && job->wait_max_ns > 0 && job->phase_ns[HALUT_JOB_QUEUE] > job->wait_max_ns)
     halut_job_fail(job, HALUT_ETIMEOUT, "the request waited longer than its timeout");
   job->phase_ns[HALUT_JOB_DECODE] = halut_clock_ns() - start;
 }
 
-/* A place in the inputs of a list of jobs. */
+/* A place in the inputs of a list of jobs, past those that failed. */
 struct cursor {
   struct halut_job **jobs;
   uint32_t count, job, row;
@@ -49,6 +50,11 @@ static uint32_t rows_move(struct cursor *at, void *seat, size_t bytes, uint32_t 
   uint32_t moved = 0;
   while (moved < room && at->job < at->count) {
     struct halut_job *job = at->jobs[at->job];
+    if (job->failed) {
+      at->job++;
+      at->row = 0;
+      continue;
+    }
     uint32_t rows = job->rows - at->row < room - moved ? job->rows - at->row : room - moved;
     char *there = (char *)(is_in ? job->in : job->out) + at->row * bytes;
     char *here = (char *)seat + moved * bytes;
@@ -61,6 +67,16 @@ static uint32_t rows_move(struct cursor *at, void *seat, size_t bytes, uint32_t 
     }
   }
   return moved;
+}
+
+/* Fails those that are late, of the jobs from the cursor on: what was computed of them is lost. */
+static void late_fail(const struct cursor *at) {
+  const uint64_t now = halut_clock_ns();
+  for (uint32_t i = at->job; i < at->count; i++)
+    if (!at->jobs[i]->failed && at->jobs[i]->item.deadline_ns <= now) {
+      at->jobs[i]->item.status = HALUT_ETIMEOUT;
+      halut_job_fail(at->jobs[i], HALUT_ETIMEOUT, "the request took longer than compute-timeout-ms");
+    }
 }
 
 /* The worker's helper, if what is computed in one go is worth it: every network is. */
@@ -90,6 +106,7 @@ static void group_run(struct halut_pool *pool, uint32_t worker, struct halut_job
   int error = HALUT_OK;
   halut_session_help(session, group_help(pool, worker, jobs, count));
   for (;;) {
+    late_fail(&in); /* both cursors are at the same place here */
     uint32_t rows =
         rows_move(&in, seat->in, entry->in_bytes, jobs[0]->catalog->options.batch_max, true);
     if (rows == 0)
@@ -109,10 +126,10 @@ static void group_run(struct halut_pool *pool, uint32_t worker, struct halut_job
     job->phase_ns[HALUT_JOB_COMPUTE] = end - start;
     job->run_rows = total;
     job->batch_rows = i == 0 ? total : 0; /* the batch is counted once */
-    if (error != HALUT_OK) {
+    if (error != HALUT_OK && !job->failed)
       halut_job_fail(job, error, "computing failed: %s", halut_job_reason(error));
+    if (job->failed)
       continue;
-    }
     job->stats = (struct halut_stats){stats.lookups * job->rows / total,
                                       stats.helped_lookups * job->rows / total,
                                       stats.device_cycles * job->rows / total,

@@ -91,7 +91,7 @@ struct halut_request {
   enum halut_coding coding;          /* of the body as it came; see halut_request_inflate */
   enum halut_coding accepts;         /* of the reply, if it is a result */
   uint64_t arrived_ns;               /* headers complete */
-  uint64_t received_ns;              /* body complete; 0 before */
+  size_t received_bytes;             /* of the whole body as it came, perhaps compressed */
   char id[HALUT_REQUEST_ID_MAX];     /* X-Request-Id, the client's or ours */
   char trace[HALUT_TRACE_MAX];       /* traceparent, if it was well formed, else "" */
   char key_name[HALUT_KEY_NAME_MAX]; /* of the API key it came with, or "" */

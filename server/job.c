@@ -1,5 +1,6 @@
 #include "job.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -112,7 +113,29 @@ bool halut_job_options(struct halut_job *job, const json_t *object) {
          halut_job_choose(job, model != NULL ? model : job->model_name);
 }
 
-bool halut_job_adopt(struct halut_job *job, uint32_t rows, void *in) {
+/* A reply holds the result once more. */
+static bool tensors_count(struct halut_job *job, uint32_t rows) {
+  const uint64_t bytes = (job->entry->in_bytes + 2 * job->entry->out_bytes) * (uint64_t)rows;
+  const uint64_t most = job->limits->tensor_total_max;
+  assert(job->tensor_bytes == 0);
+  if (bytes > most) {
+    halut_job_fail(job, HALUT_ELIMIT, "%u rows need %llu bytes, tensor-total-max is %llu", rows,
+                   (unsigned long long)bytes, (unsigned long long)most);
+    return false;
+  }
+  if (atomic_fetch_add(job->limits->tensor_bytes, bytes) + bytes <= most) {
+    job->tensor_bytes = bytes;
+    return true;
+  }
+  atomic_fetch_sub(job->limits->tensor_bytes, bytes);
+  job->no_room = true;
+  halut_job_fail(job, HALUT_EBUSY,
+                 "%llu bytes for %u rows: all requests together exceed tensor-total-max; try again",
+                 (unsigned long long)bytes, rows);
+  return false;
+}
+
+static bool tensors_take(struct halut_job *job, uint32_t rows, void *in) {
   job->rows = rows;
   job->in = in;
   job->out = malloc(job->entry->out_bytes * rows);
@@ -121,8 +144,15 @@ bool halut_job_adopt(struct halut_job *job, uint32_t rows, void *in) {
   return !job->failed;
 }
 
+bool halut_job_adopt(struct halut_job *job, uint32_t rows, void *in) {
+  if (tensors_count(job, rows))
+    return tensors_take(job, rows, in);
+  free(in);
+  return false;
+}
+
 bool halut_job_seat(struct halut_job *job, uint32_t rows) {
-  return halut_job_adopt(job, rows, malloc(job->entry->in_bytes * rows));
+  return tensors_count(job, rows) && tensors_take(job, rows, malloc(job->entry->in_bytes * rows));
 }
 
 void halut_job_write_head(const struct halut_job *job, struct halut_json_out *out) {
@@ -180,6 +210,7 @@ void halut_job_free(struct halut_job *job) {
     job->detail_free(job->detail);
   free(job->in);
   free(job->out);
+  atomic_fetch_sub(job->limits->tensor_bytes, job->tensor_bytes);
   halut_inspect_free(job->inspect);
   free(job);
 }

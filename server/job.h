@@ -24,6 +24,8 @@ struct halut_job_limits {
   uint64_t pixels_max, rows_max;
   uint32_t depth_max;
   uint32_t model_queue_max; /* 0: no limit */
+  uint64_t tensor_total_max;
+  _Atomic uint64_t *tensor_bytes; /* of all jobs */
 };
 
 enum halut_answer { HALUT_AS_BODY = 0, HALUT_AS_JSON, HALUT_AS_NPY }; /* of a product */
@@ -70,9 +72,11 @@ struct halut_job {
   struct halut_entry *counted; /* among whose pending jobs it is, or NULL */
   bool failed;                 /* the reply is an error */
   bool peer_left, crowded;     /* so it was not computed: nobody waits; model-queue-max */
+  bool no_room;                /* nor this one: body-total-max or tensor-total-max */
   bool many;                   /* network: the body was a list of instances */
   uint32_t rows;
   void *in, *out; /* [rows] inputs and outputs, malloc'ed */
+  uint64_t tensor_bytes; /* counted for them */
   struct halut_stats stats; /* its share, but the times, which are the run's */
   uint32_t run_rows;   /* of all jobs of the run that it was part of */
   uint32_t batch_rows; /* the same in one job of each run, 0 in the others */

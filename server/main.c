@@ -334,7 +334,9 @@ int main(int argc, char **argv) {
   app.limits = (struct halut_job_limits){.pixels_max = app.config.image_pixels_max,
                                          .rows_max = app.config.rows_max,
                                          .depth_max = (uint32_t)app.config.json_depth_max,
-                                         .model_queue_max = (uint32_t)app.config.model_queue_max};
+                                         .model_queue_max = (uint32_t)app.config.model_queue_max,
+                                         .tensor_total_max = app.config.tensor_total_max,
+                                         .tensor_bytes = &app.tensor_bytes};
   app.workers = app.config.workers > 0 ? (uint32_t)app.config.workers : halut_cpu_count();
   halut_app_log_open(&app);
   app.access_log = access_open(&app.config, &problems);

@@ -37,12 +37,16 @@ void halut_histogram_add(struct halut_histogram *histogram, uint64_t ns) {
   histogram->sum_ns += ns;
 }
 
+static const char others[] = "(others)"; /* no model can be called so */
+
 struct halut_tally *halut_metrics_tally(struct halut_metrics *metrics, const char *model,
                                         uint32_t version, const char *backend) {
   for (struct halut_tally *tally = metrics->tallies; tally != NULL; tally = tally->next)
     if (tally->version == version && strcmp(tally->model, model) == 0 &&
         strcmp(tally->backend, backend) == 0)
       return tally;
+  if (metrics->tally_count >= HALUT_TALLIES_MAX && strcmp(model, others) != 0)
+    return halut_metrics_tally(metrics, others, 0, backend);
   struct halut_tally *tally = calloc(1, sizeof *tally);
   if (tally == NULL)
     return NULL;
@@ -51,6 +55,7 @@ struct halut_tally *halut_metrics_tally(struct halut_metrics *metrics, const cha
   tally->version = version;
   tally->next = metrics->tallies;
   metrics->tallies = tally;
+  metrics->tally_count++;
   return tally;
 }
 
@@ -141,6 +146,8 @@ static void print_gauges(struct halut_json_out *out, const struct halut_gauges *
   print_gauge(out, "workers", gauges->workers, "Threads that compute.");
   print_gauge(out, "models", gauges->models, "Models being served.");
   print_gauge(out, "body_bytes_held", gauges->body_bytes, "Memory held by request bodies.");
+  print_gauge(out, "tensor_bytes_held", gauges->tensor_bytes,
+              "Memory held by what they are decoded to and by results.");
   print_gauge(out, "resident_memory_bytes", gauges->resident_bytes,
               "Resident memory of the process.");
   if (gauges->certificate_expires_s > 0)

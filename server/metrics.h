@@ -20,6 +20,7 @@ enum {
   HALUT_BATCH_BUCKETS = 9,  /* 1, 2, 4 ... 256, and one past the last */
   HALUT_RUN_SIZES_MAX = 64, /* of a model, each counted by itself; the others are not */
   HALUT_STATUS_SLOTS = 27,
+  HALUT_TALLIES_MAX = 512, /* and one a backend for all that come after */
   HALUT_ROUTES_MAX = 96
 };
 
@@ -87,6 +88,7 @@ struct halut_metrics {
   uint64_t requests[HALUT_ROUTES_MAX + 1][HALUT_STATUS_SLOTS]; /* last row: no route */
   struct halut_histogram answer; /* headers complete to reply sent, all routes */
   struct halut_tally *tallies;   /* newest first */
+  uint32_t tally_count;
 };
 
 /* What is true at this moment. */
@@ -95,7 +97,7 @@ struct halut_gauges {
   uint32_t queue[2];                    /* waiting: networks, products */
   uint64_t learning[HALUT_TASK_STATES]; /* now: queued, running; since the start: the rest */
   uint32_t event_streams;
-  uint64_t body_bytes, uptime_ns, resident_bytes, models;
+  uint64_t body_bytes, tensor_bytes, uptime_ns, resident_bytes, models;
   uint64_t certificate_expires_s; /* since 1970; 0: no TLS */
   bool ready;
   bool triton; /* print the tallies under Triton's names as well */

@@ -47,6 +47,7 @@ void halut_handle_metrics(void *self, struct halut_request *request) {
                                 .queue = {halut_pool_waiting(app->pool, HALUT_LANE_NETWORK),
                                           halut_pool_waiting(app->pool, HALUT_LANE_PRODUCT)},
                                 .body_bytes = halut_http_body_bytes(app->http),
+                                .tensor_bytes = app->tensor_bytes,
                                 .event_streams = app->learning.events.count,
                                 .uptime_ns = halut_clock_ns() - app->started_ns,
                                 .resident_bytes = resident * (size_t)sysconf(_SC_PAGESIZE),

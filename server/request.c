@@ -618,7 +618,7 @@ static enum MHD_Result request_wait(struct halut_request *request) {
 
 static enum MHD_Result request_finish(struct halut_request *request) {
   if (request->private.state == REQUEST_READING) {
-    request->received_ns = halut_clock_ns();
+    request->received_bytes = request->body_bytes;
     if (request->body != NULL)
       request->body[request->body_bytes] = 0;
     request->route->handler(request->http->options.self, request);

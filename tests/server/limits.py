@@ -157,6 +157,42 @@ class Limits(unittest.TestCase):
         self.held(daemon, 0)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_bytes_of_all_tensors(self):
+        """A picture is 3,072 bytes and its answer 40, twice: 300 of them nearly fill a megabyte."""
+        daemon = self.start("--tensor-total-max", "1M", "--workers", "2", "--cpu", "ref", "--compute-timeout-ms",
+                            "200000", models=(NETWORK,))
+        path, body, headers = slow_request(333)
+        answer = daemon.ask("POST", path, body, headers)
+        self.assertEqual(answer.status, 413)
+        self.assertIn("333 rows need 1049616 bytes, tensor-total-max is 1048576", answer.error())
+        answers = []
+        slow = threading.Thread(target=lambda: answers.append(daemon.ask("POST", *slow_request(300), 200)))
+        slow.start()
+        until = time.monotonic() + 200
+        while gauge(daemon, "tensor_bytes_held") == 0:
+            self.assertLess(time.monotonic(), until)
+        self.assertEqual(gauge(daemon, "tensor_bytes_held"), 300 * 3152)
+        answer = daemon.ask("POST", *slow_request(40))
+        self.assertEqual(answer.status, 503)
+        self.assertIn("tensor-total-max; try again", answer.error())
+        self.assertEqual(answer.headers["retry-after"], "1")
+        self.assertEqual(gauge(daemon, "rejected_memory_total"), 1)
+        slow.join()
+        self.assertEqual(answers[0].status, 200)
+        self.assertEqual(daemon.ask("POST", *slow_request(4)).status, 200)
+        self.assertEqual(gauge(daemon, "tensor_bytes_held"), 0)
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_computing_stops_when_time_is_up(self):
+        daemon = self.start("--workers", "1", "--cpu", "ref", "--compute-timeout-ms", "100", "--batch-max", "4",
+                            models=(NETWORK,))
+        answer = daemon.ask("POST", *slow_request(300))
+        self.assertEqual(answer.status, 504)
+        self.assertIn("the request took longer than compute-timeout-ms", answer.error())
+        self.assertEqual(gauge(daemon, "timed_out_total"), 1)
+        self.assertEqual(daemon.ask("POST", "/v1/classify", PIXELS).status, 200)
+        self.assertEqual(daemon.stop(), 0)
+
     def test_requests_that_name_their_model_in_the_body(self):
         """With two networks only a worker learns which is meant; what it then refuses is counted as well."""
         with tempfile.TemporaryDirectory() as folder:

@@ -406,10 +406,6 @@ void halut_http_certify(struct halut_http *http, struct halut_tls *tls) {
   http->tls = halut_tls_hold(tls);
 }
 
-void halut_http_farewell(struct halut_http *http) {
-  http->farewell = true;
-}
-
 void halut_http_drain(struct halut_http *http, uint64_t timeout_ms) {
   http->drain_deadline_ns = halut_clock_ns() + timeout_ms * 1000000u;
   if (http->draining)

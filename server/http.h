@@ -214,10 +214,9 @@ uint64_t halut_http_body_bytes(const struct halut_http *http); /* held for all r
 /* New connections show this certificate; there was one before. */
 void halut_http_certify(struct halut_http *http, struct halut_tls *tls);
 
-/* From now on replies close their connections. */
-void halut_http_farewell(struct halut_http *http);
-/* Stops accepting, closes idle connections, waits for the rest at most timeout_ms (parked requests
- * and streams that sleep are always waited for), then calls drained(). Again: shortens the wait. */
+/* Stops accepting, closes idle connections, and others with their replies; waits for those at most
+ * timeout_ms (parked requests and streams that sleep are always waited for), then calls drained().
+ * Again: shortens the wait. */
 void halut_http_drain(struct halut_http *http, uint64_t timeout_ms);
 
 /* No request may be parked, no stream asleep. Frees itself once the loop has run its close

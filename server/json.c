@@ -669,17 +669,6 @@ void halut_json_out_u8(struct halut_json_out *out, const uint8_t *values, size_t
   write_rows(out, values, rows, columns, nested, sizeof *values, write_row_u8);
 }
 
-static int append_dump(const char *text, size_t bytes, void *out) {
-  append(out, text, bytes);
-  return 0;
-}
-
-void halut_json_out_value(struct halut_json_out *out, const json_t *value) {
-  if (json_dump_callback(value, append_dump, out, JSON_COMPACT | JSON_ENCODE_ANY) != 0) {
-    out->failed = true;
-  }
-}
-
 char *halut_json_out_take(struct halut_json_out *out, size_t *bytes_out) {
   append(out, "", 0); /* a NUL has room even after nothing */
   if (out->failed) {

@@ -99,7 +99,6 @@ void halut_json_out_i32(struct halut_json_out *out, const int32_t *values, size_
                         size_t columns, bool nested);
 void halut_json_out_u8(struct halut_json_out *out, const uint8_t *values, size_t rows,
                        size_t columns, bool nested);
-void halut_json_out_value(struct halut_json_out *out, const json_t *value); /* compact, any type */
 /* The text, NUL-terminated, to free(); *bytes_out is without the NUL. NULL if `failed`. Empties
  * `out`. */
 char *halut_json_out_take(struct halut_json_out *out, size_t *bytes_out);

@@ -170,11 +170,9 @@ fail:
 int halut_listeners_open(const struct halut_config *config, struct halut_listener *out,
                          uint32_t *count_out, struct halut_diag *diag) {
   bool has_tls = strcmp(config->tls_cert, "off") != 0;
-  char *names = NULL;
   int first = 0, error = 0;
-  uint32_t passed = halut_systemd_sockets(&first, &names), count = 0;
+  uint32_t passed = halut_systemd_sockets(&first), count = 0;
   uint32_t wanted = passed > 0 ? passed : config->listen_count;
-  free(names);
   if (wanted > HALUT_LISTEN_MAX)
     return halut_fail(diag, HALUT_ELIMIT, 0, "%u sockets were passed, the most is %d", wanted,
                       HALUT_LISTEN_MAX);

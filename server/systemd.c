@@ -16,14 +16,12 @@ static unsigned long number_of(const char *variable) {
   return end != NULL && end != text && *end == '\0' ? number : 0;
 }
 
-uint32_t halut_systemd_sockets(int *first_out, char **names_out) {
+uint32_t halut_systemd_sockets(int *first_out) {
   static const char *const variables[] = {"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"};
   unsigned long count = number_of("LISTEN_FDS");
   if (number_of("LISTEN_PID") != (unsigned long)getpid() || count > PASSED_MAX)
     count = 0;
-  const char *names = count > 0 ? getenv("LISTEN_FDNAMES") : NULL;
   *first_out = FIRST_PASSED;
-  *names_out = names != NULL ? strdup(names) : NULL;
   for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++)
     unsetenv(variables[i]);
   return (uint32_t)count;

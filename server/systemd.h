@@ -9,9 +9,9 @@
 #include <stdint.h>
 
 /* Listening sockets passed to this process (LISTEN_FDS, meant for the process LISTEN_PID): their
- * first descriptor in *first_out, their names ("a:b", malloc'ed, or NULL) in *names_out, and their
- * number; 0 if there are none. The variables are removed, so that a second call finds none. */
-uint32_t halut_systemd_sockets(int *first_out, char **names_out);
+ * first descriptor in *first_out, and their number; 0 if there are none. The variables are removed,
+ * so that a second call finds none. */
+uint32_t halut_systemd_sockets(int *first_out);
 
 /* "READY=1", "STOPPING=1": to NOTIFY_SOCKET, if there is one. Best effort. */
 void halut_systemd_notify(const char *state);

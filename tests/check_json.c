@@ -307,14 +307,8 @@ START_TEST(escapes_any_bytes) {
 }
 END_TEST
 
-START_TEST(writes_values_and_forgets_on_close) {
+START_TEST(forgets_on_close) {
   struct halut_json_out out = {0};
-  json_t *value = json_pack("{s:i,s:[b,n]}", "x", 1, "y", 1);
-  halut_json_out_format(&out, "<%d:", 42);
-  halut_json_out_value(&out, value);
-  halut_json_out_format(&out, ">");
-  expect_text(&out, "<42:{\"x\":1,\"y\":[true,null]}>");
-  json_decref(value);
   halut_json_out_format(&out, "left");
   halut_json_out_close(&out);
   ck_assert_ptr_null(out.data);
@@ -339,7 +333,7 @@ int main(void) {
   tcase_add_test(all, writes_long_arrays);
   tcase_add_test(all, formats_as_printf_does);
   tcase_add_test(all, escapes_any_bytes);
-  tcase_add_test(all, writes_values_and_forgets_on_close);
+  tcase_add_test(all, forgets_on_close);
   suite_add_tcase(suite, all);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

@@ -223,6 +223,7 @@ class Exporter:
         if not all(isinstance(n, torch.fx.Node) and self.maps.get(n) for n in node.args[:2]):
             raise ValueError(f"{node.name}: only two maps can be added")
         a, b = (self.maps[n] for n in node.args[:2])
+        check_source(node.name, a, b)
         if a.shape != b.shape:
             raise ValueError(f"{node.name}: adds maps of different shapes, {a.shape} and {b.shape}")
         relu = self.absorb(node, RELU)
@@ -235,6 +236,7 @@ class Exporter:
 
     def plan_pool(self, node, op, everything):
         source = self.maps[node.args[0]]
+        check_source(node.name, source)
         made = self.new_map(node, node.name)
         if everything:
             if any(size % out for size, out in zip(source.shape[1:], made.shape[1:])):
@@ -262,6 +264,7 @@ class Exporter:
         return torch.fx.node.map_arg(argument, lambda node: self.constants[node.name])
 
     def plan_linear(self, node):
+        check_source(node.name, self.maps[node.args[0]])
         after = self.scaled(node)
         if after is not None:
             factors = [a for a in after.args if not isinstance(a, torch.fx.Node)]
@@ -409,6 +412,13 @@ def unit(channels):
 
 def cap(node):
     return 6.0 if is_call(node, (nn.ReLU6,), (F.relu6,)) else None
+
+
+def check_source(name, *maps):
+    """The input's grid is given and has a zero point a channel, which only a convolution's bias takes off."""
+    if any(source.name == "input" for source in maps):
+        raise ValueError(f"{name}: reads the input, which only convolutions, batch norms and linear layers in front of "
+                         "others can (each channel of it has a zero of its own)")
 
 
 def check_limits(name, kernel, stride, pad, inputs, outputs):

@@ -228,6 +228,15 @@ class Plus(nn.Module):
         return x + 1
 
 
+class Residual(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + x
+
+
 class Refusals(unittest.TestCase):
     def refuses(self, text, *layers, end=True, size=8, first=None, coarse=False):
         model = nn.Sequential(first or nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), *layers)
@@ -252,6 +261,16 @@ class Refusals(unittest.TestCase):
         self.refuses("^0: reads, with padding, .*or the input", first=HalutConv2d(3, 4, 3, 1, 1))
         self.refuses("may be negative", nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
         self.refuses("last layer must be", nn.Flatten(), HalutLinear(4 * 64, 10), end=False)
+
+    def test_of_an_input_that_no_convolution_reads(self):
+        rest = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()
+        for name, *layers in (("_0", nn.AvgPool2d(2), *rest, nn.Linear(16, 10)),
+                              ("_0", nn.MaxPool2d(2), *rest, nn.Linear(16, 10)),
+                              ("_0", nn.AdaptiveAvgPool2d(4), *rest, nn.Linear(16, 10)),
+                              ("add", Residual(nn.Conv2d(3, 3, 1)), *rest, nn.Linear(144, 10)),
+                              ("_1", nn.Flatten(), nn.Linear(192, 10))):
+            with self.subTest(layers=layers), self.assertRaisesRegex(ValueError, f"^{name}: reads the input"):
+                made_from(nn.Sequential(*layers), photos(4, 8, 1))
 
     def test_pools_to_the_size_that_an_adaptive_pool_asks_for(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),

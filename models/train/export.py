@@ -70,6 +70,9 @@ MAX_POOL = ((nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d))
 MAX_GLOBAL = ((nn.AdaptiveMaxPool2d,), (F.adaptive_max_pool2d,))
 MEAN_POOL = ((nn.AvgPool2d,), (F.avg_pool2d,))
 MEAN_GLOBAL = ((nn.AdaptiveAvgPool2d,), (F.adaptive_avg_pool2d,))
+POOL_ARGUMENTS = {"maxpool": ("kernel_size", "stride", "padding", "dilation"),  # those that matter, by position
+                  "avgpool": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad",
+                              "divisor_override")}
 MEAN = ((), (torch.mean,), ("mean",))
 NORM = ((nn.BatchNorm2d, nn.BatchNorm1d),)
 FLATTEN = ((nn.Flatten,), (torch.flatten,), ("flatten", "view", "reshape"))
@@ -222,6 +225,8 @@ class Exporter:
     def plan_add(self, node):
         if not all(isinstance(n, torch.fx.Node) and self.maps.get(n) for n in node.args[:2]):
             raise ValueError(f"{node.name}: only two maps can be added")
+        if node.kwargs.get("alpha", 1) != 1:
+            raise ValueError(f"{node.name}: only maps as they are can be added, without alpha")
         a, b = (self.maps[n] for n in node.args[:2])
         check_source(node.name, a, b)
         if a.shape != b.shape:
@@ -243,7 +248,7 @@ class Exporter:
                 raise ValueError(f"{node.name}: pools {source.shape[1:]} to {made.shape[1:]} in unequal windows")
             kernel = stride = [size // out for size, out in zip(source.shape[1:], made.shape[1:])]
         else:
-            settings = dict(zip(("kernel_size", "stride", "padding"), self.values(node.args[1:])),
+            settings = dict(zip(POOL_ARGUMENTS[op], self.values(node.args[1:])),
                             **{key: self.values(value) for key, value in node.kwargs.items()})
             if node.module is not None:
                 settings = vars(node.module)
@@ -251,6 +256,9 @@ class Exporter:
             stride = pair(settings.get("stride") or settings["kernel_size"])
             if pair(settings.get("padding") or 0) != [0, 0] or pair(settings.get("dilation") or 1) != [1, 1]:
                 raise ValueError(f"{node.name}: padded or dilated pooling has no integer form")
+            if settings.get("divisor_override") not in (None, kernel[0] * kernel[1]):
+                raise ValueError(f"{node.name}: a mean that is divided by another number (divisor_override) has no "
+                                 "integer form")
         check_limits(node.name, kernel, stride, [0, 0], 1, 1)
         size = tuple((s - k) // t + 1 for s, k, t in zip(source.shape[1:], kernel, stride))
         if made.shape != (source.shape[0], *size):

@@ -228,6 +228,15 @@ class Plus(nn.Module):
         return x + 1
 
 
+class Apply(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class Residual(nn.Module):
     def __init__(self, inner):
         super().__init__()
@@ -261,6 +270,15 @@ class Refusals(unittest.TestCase):
         self.refuses("^0: reads, with padding, .*or the input", first=HalutConv2d(3, 4, 3, 1, 1))
         self.refuses("may be negative", nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
         self.refuses("last layer must be", nn.Flatten(), HalutLinear(4 * 64, 10), end=False)
+
+    def test_of_arguments_that_change_the_result(self):
+        for function in (lambda x: torch.add(x, x, alpha=0.5), lambda x: x.add(x, alpha=2),
+                         lambda x: x.add_(x, alpha=2)):
+            self.refuses("^add_?: only maps as they are", Apply(function))
+        for pool in (nn.AvgPool2d(2, divisor_override=3), Apply(lambda x: F.avg_pool2d(x, 2, divisor_override=1)),
+                     Apply(lambda x: F.avg_pool2d(x, 2, 2, 0, False, True, 3))):
+            self.refuses("divisor_override", pool)
+        self.refuses("dilated pooling", Apply(lambda x: torch.max_pool2d(x, 2, 4, 0, 3)))
 
     def test_of_an_input_that_no_convolution_reads(self):
         rest = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()

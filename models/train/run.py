@@ -3,6 +3,7 @@ import contextlib
 import copy
 import csv
 import ctypes
+import itertools
 import os
 import sys
 import time
@@ -126,16 +127,18 @@ class Average:
 
 @torch.no_grad()
 def recalibrate(model, batches, count):
-    """Replaces the running batch-norm statistics by the exact average over `count` batches."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    """Replaces the running batch-norm statistics by the exact average over at most `count` batches."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    batches = itertools.islice(batches, count)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("there is no batch to measure batch norm on (fewer images than a batch holds?)")
     momentum = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
         m.momentum = None
     model.train()
-    for i, (x, _) in enumerate(batches):
-        if i == count:
-            break
+    for x, _ in itertools.chain([first], batches):
         with mixed(device_of(model)):
             model(x.to(device_of(model)))
     for m, value in zip(norms, momentum):

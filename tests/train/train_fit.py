@@ -20,6 +20,7 @@ from train import fit as loop  # noqa: E402
 from train import kernels  # noqa: E402
 from train.data import Batches  # noqa: E402
 from train.layers import HalutConv2d  # noqa: E402
+from train.run import recalibrate  # noqa: E402
 
 
 class Interrupted(Exception):
@@ -60,6 +61,21 @@ def network(looked_up):
 
 def recipe(share=0.5, epochs=3, **more):
     return loop.Recipe(epochs, 1e-2, groups=lambda model: loop.groups(model, 0.01, share), refresh=3, **more)
+
+
+class Statistics(unittest.TestCase):
+    def test_are_the_average_over_some_batches(self):
+        for norm, x in ((nn.BatchNorm2d(3), torch.randn(3, 6, 3, 2, 2)), (nn.BatchNorm1d(3), torch.randn(3, 6, 3))):
+            recalibrate(nn.Sequential(norm), zip(x, x), 2)
+            self.assertTrue(torch.allclose(norm.running_mean, x[:2].transpose(0, 2).flatten(1).mean(1), atol=1e-6))
+            self.assertEqual(norm.momentum, 0.1)
+
+    def test_stay_where_there_is_no_batch(self):
+        model = nn.Sequential(nn.BatchNorm2d(3))
+        model[0].running_mean.fill_(7)
+        with self.assertRaisesRegex(ValueError, "no batch to measure batch norm on"):
+            recalibrate(model, Batches(*pictures(19), 20), 2)
+        self.assertTrue((model[0].running_mean == 7).all())
 
 
 class Resume(unittest.TestCase):

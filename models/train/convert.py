@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from . import safetensors
 from .data import Batches, load, normalise
-from .layers import HalutConv2d, HalutLinear, pair
+from .layers import NEVER, HalutConv2d, HalutLinear, pair
 from .net import LAYERS, ResNet9
 from .run import accuracy, device_of, load_state, machine_options, mixed, prepare, recalibrate, save
 
@@ -133,8 +133,9 @@ def fill(layer, tensors):
     threshold = torch.zeros_like(quantised)
     for node in range(1, 16):
         level = node.bit_length() - 1
-        # value > t holds from the first quantised value above t on, which begins half a step up.
-        threshold[:, node] = low[:, level] + (quantised[:, node] + 0.5) * step[:, level]
+        # value > t holds from the first quantised value above t on, which begins half a step up; none is above 255.
+        above = low[:, level] + (quantised[:, node] + 0.5) * step[:, level]
+        threshold[:, node] = above.masked_fill(quantised[:, node] == 255, NEVER)
     scale = torch.from_numpy(tensors["scale"].copy())
     rows = torch.from_numpy(tensors["table"].astype(np.float32)) * scale.view(-1, 1, 1)
     rows = rows.permute(1, 2, 0)

@@ -14,7 +14,7 @@ torch = train_support.need_torch()
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from train import kernels, layers, norms, tensors  # noqa: E402
-from train.convert import halut_like, random_patches  # noqa: E402
+from train.convert import fill, halut_like, random_patches  # noqa: E402
 from train.layers import HalutConv2d, HalutLinear, padded  # noqa: E402
 from train.net import Block  # noqa: E402
 
@@ -387,6 +387,17 @@ class Layers(unittest.TestCase):
                 HalutConv2d(1, 1, 3, **options)
         with self.assertRaisesRegex(ValueError, "only Conv2d and Linear"):
             halut_like(torch.nn.ConvTranspose2d(1, 1, 3))
+
+    def test_goes_left_where_the_learner_found_no_cut(self):
+        threshold = np.full((1, 16), 255, np.uint8)
+        threshold[0, 1] = 254
+        layer = HalutLinear(2, 1, codebooks=1)
+        fill(layer, {"split": np.array([[0, 1, 1, 1]]), "low": np.zeros((1, 4), np.float32),
+                     "inverse": np.ones((1, 4), np.float32), "threshold": threshold,
+                     "table": np.arange(16, dtype=np.int8).reshape(1, 1, 16), "scale": np.ones(1, np.float32),
+                     "bias": np.zeros(1, np.float32)})
+        x = torch.tensor([[254.4, 1e6], [254.6, 1e6], [0, 0]])
+        self.assertEqual(layer(x).flatten().tolist(), [0, 8, 0])
 
     def test_samples_rows_of_the_im2col_matrix(self):
         for seed, shape in enumerate(SHAPES):

@@ -37,11 +37,9 @@ def halut_like(layer, codebooks=None, width=None, prototypes=16):
         raise ValueError(f"{layer}: only Conv2d and Linear can be looked up")
     if layer.dilation not in (1, (1, 1)) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise ValueError(f"{layer}: only zero padding given as numbers, and no dilation")
-    for value in (layer.stride, layer.padding):
-        if value[0] != value[1]:
-            raise ValueError(f"{layer}: stride and padding must be alike in both directions")
     return HalutConv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-                       layer.groups, layer.bias is not None, codebooks, width, prototypes)
+                       groups=layer.groups, bias=layer.bias is not None, codebooks=codebooks, width=width,
+                       prototypes=prototypes)
 
 
 def dense_matrix(layer):

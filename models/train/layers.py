@@ -71,19 +71,22 @@ class Lookup(torch.autograd.Function):
 
 
 class HalutConv2d(nn.Module):
-    """Takes nn.Conv2d's place. codebooks: how many ranges the im2col columns are cut into; default one
-    for each input channel; or `width`: columns a range has at most. prototypes: 2, 4, 8 or 16 a codebook; with fewer
-    than 16 the deeper levels of a tree send everything left. Tables start at zero: see convert.learn."""
+    """Takes nn.Conv2d's place, stride and padding alike in both directions. codebooks: how many ranges the im2col
+    columns are cut into; default one for each input channel; or `width`: columns a range has at most. prototypes: 2, 4,
+    8 or 16 a codebook; with fewer than 16 the deeper levels of a tree send everything left. Tables start at zero: see
+    convert.learn."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, groups=1, bias=True,
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, *, groups=1, bias=True,
                  codebooks=None, width=None, prototypes=16):
         super().__init__()
-        pair = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
-        single = [v[0] if isinstance(v, tuple) else v for v in (stride, padding)]
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, pair
-        self.stride, self.padding = single
+        kernel = tuple(pair(kernel_size))
+        for value in (stride, padding):
+            if len(set(pair(value))) > 1:
+                raise ValueError(f"stride {stride}, padding {padding}: must be alike in both directions")
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
+        self.stride, self.padding = pair(stride)[0], pair(padding)[0]
         self.groups = groups
-        self.columns = in_channels * pair[0] * pair[1]
+        self.columns = in_channels * kernel[0] * kernel[1]
         if codebooks is not None and width is not None:
             raise ValueError(f"{codebooks} codebooks and a width of {width}: one decides the other")
         if width is not None:
@@ -102,7 +105,7 @@ class HalutConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.register_buffer("split", torch.zeros(self.codebooks, 4, dtype=torch.int32))
         self.register_buffer("spread", torch.ones(self.codebooks))
-        self.register_buffer("surrogate", torch.zeros(out_channels, in_channels // groups, *pair))
+        self.register_buffer("surrogate", torch.zeros(out_channels, in_channels // groups, *kernel))
         self.register_buffer("basis", torch.zeros(self.codebooks, RANK, 16))
         self.register_buffer("direction", torch.zeros(self.codebooks * RANK, padded(out_channels)))
         self.fast = False  # bfloat16 where only a gradient's direction matters

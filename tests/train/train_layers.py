@@ -65,7 +65,8 @@ def random_layer(shape, seed, whole, prototypes=16):
     """A layer and an input; whole numbers make every sum exact and every tie happen."""
     n, channels, height, width, kernel, stride, pad, codebooks, outputs, groups = shape
     rng = np.random.default_rng(seed)
-    layer = HalutConv2d(channels, outputs, kernel, stride, pad, groups, codebooks=codebooks, prototypes=prototypes)
+    layer = HalutConv2d(channels, outputs, kernel, stride, pad, groups=groups, codebooks=codebooks,
+                        prototypes=prototypes)
     edges = layer.ranges()
     layer.split.copy_(torch.from_numpy(np.array([rng.integers(edges[c], edges[c + 1], 4) for c in range(codebooks)])))
 
@@ -382,9 +383,13 @@ class Layers(unittest.TestCase):
                               ({"width": 10}, "codebooks 10 columns wide of 9 columns"),
                               ({"width": 0}, "codebooks 0 columns wide of 9 columns"),
                               ({"width": 3, "codebooks": 3}, "one decides the other"),
+                              ({"stride": (1, 2)}, "stride .1, 2., padding 0: must be alike"),
+                              ({"padding": [0, 1]}, "padding .0, 1.: must be alike"),
                               ({"prototypes": 12}, "12 prototypes: 2, 4, 8 or 16")):
             with self.assertRaisesRegex(ValueError, text):
                 HalutConv2d(1, 1, 3, **options)
+        with self.assertRaises(TypeError):
+            HalutConv2d(1, 1, 3, 1, 0, 2)  # nn.Conv2d's dilation
         with self.assertRaisesRegex(ValueError, "only Conv2d and Linear"):
             halut_like(torch.nn.ConvTranspose2d(1, 1, 3))
 

@@ -4,6 +4,7 @@ The answer to an image is the mean of theirs to a few views of it, mirrored and 
 one. The true label has a share in it. Blended images have no label, and no teacher knows them by heart. Batches take
 answers in the place of labels.
 """
+import hashlib
 import os
 
 import numpy as np
@@ -42,13 +43,26 @@ def ask(teachers, images, temperature, views=len(SHIFTS)):
     return (temperature * torch.log((total / (views * len(teachers))).clamp_min(LEAST))).numpy()
 
 
+def digest(teacher):
+    """Of its weights: what tells one teacher from another."""
+    sha = hashlib.sha256()
+    for name, value in teacher.state_dict().items():
+        sha.update(name.encode())
+        sha.update(value.cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
 def ask_once(path, teachers, images, temperature):
-    """The same, from `path` where it was kept there."""
+    """The same, from `path`, an .npz, where it was kept there with the digests of these teachers."""
+    asked = sorted(digest(teacher) for teacher in teachers)
     if not os.path.exists(path):
         with open(path + ".part", "wb") as file:
-            np.save(file, ask(teachers, images, temperature))
+            np.savez(file, answers=ask(teachers, images, temperature), teachers=asked)
         os.replace(path + ".part", path)
-    answers = np.load(path)
+    with np.load(path) as kept:
+        answers, answered = kept["answers"], kept["teachers"].tolist()
+    if answered != asked:
+        raise SystemExit(f"{path}: answers of other teachers than these; remove it to ask again")
     if len(answers) != len(images):
         raise SystemExit(f"{path}: answers to {len(answers)} images, not to these {len(images)}; remove it to ask again")
     return answers

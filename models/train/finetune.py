@@ -36,7 +36,7 @@ def arguments():
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--ask-once", action="store_true",
                      help="ask the teacher about each image before the first epoch, not about each batch; the answers "
-                          "are kept in OUT.answers-TEMPERATURE.npy; the labels then are not smoothed")
+                          "are kept in OUT.answers-TEMPERATURE.npz; the labels then are not smoothed")
     cli.add_argument("--blends", action="store_true",
                      help="with --ask-once: an epoch is twice as long and half of it are images with another one in them")
     cli.add_argument("--distil", type=float, help="weight of the teacher's answer in the loss, default 0.9")
@@ -87,7 +87,7 @@ def main():
     if args.ask_once:
         if args.blends:
             images = np.concatenate([images, blends(images)])
-        answers = ask_once(f"{args.out}.answers-{args.temperature:g}.npy", teachers, images, args.temperature)
+        answers = ask_once(f"{args.out}.answers-{args.temperature:g}.npz", teachers, images, args.temperature)
         labels, teachers = believe(answers, labels, args.distil, args.temperature), []
     batches = Batches(images, labels, args.batch, cutout=args.cutout, seed=args.seed)
     model = halut_resnet9(starting_weights(cli, args))

@@ -131,14 +131,27 @@ class Teachers(unittest.TestCase):
         self.assertTrue(np.array_equal(answers.view(images, 1), images[..., ::-1]))
         self.assertTrue(np.array_equal(answers.view(images, 2)[:, :, 1:, :-1], images[:, :, :-1, 1:]))
         with train_support.folder() as folder:
-            path = os.path.join(folder, "answers.npy")
+            path = os.path.join(folder, "answers.npz")
             told = answers.ask_once(path, [Bright()], images, 2)
             shares = [torch.softmax(Bright()(normalise(answers.view(images, n))) / 2, 1) for n in range(4)]
             wanted = (sum(shares) / 4).detach()
             self.assertTrue(torch.allclose(torch.softmax(torch.from_numpy(told) / 2, 1), wanted, atol=1e-6))
-            self.assertTrue(np.array_equal(answers.ask_once(path, [], images, 2), told))
-            with self.assertRaisesRegex(SystemExit, "answers.npy: answers to 7 images, not to these 6"):
+            with mock.patch.object(answers, "ask"):  # not again
+                self.assertTrue(np.array_equal(answers.ask_once(path, [Bright()], images, 2), told))
+            with self.assertRaisesRegex(SystemExit, "answers.npz: answers to 7 images, not to these 6"):
                 answers.ask_once(path, [Bright()], images[:6], 2)
+
+    def test_are_not_taken_for_others(self):
+        images = np.random.default_rng(2).integers(0, 256, (2, 3, 8, 8), np.uint8)
+        one, other = Bright(), Bright()
+        other.scale.data.fill_(-3)
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "answers.npz")
+            told = answers.ask_once(path, [one, other], images, 2)
+            self.assertTrue(np.array_equal(answers.ask_once(path, [other, one], images, 2), told))
+            for teachers in ([one], [one, one], []):
+                with self.assertRaisesRegex(SystemExit, "answers.npz: answers of other teachers than these; remove it"):
+                    answers.ask_once(path, teachers, images, 2)
 
     def test_answer_together(self):
         images = np.random.default_rng(2).integers(0, 256, (5, 3, 32, 32), np.uint8)

@@ -106,6 +106,36 @@ int halut_cli_finish(const struct halut_command *command) {
   return HALUT_EXIT_OK;
 }
 
+/* Bytes of the character that `text` begins with, 0 if they are none for jansson. */
+static size_t character_bytes(const char *text) {
+  for (size_t bytes = 1; bytes <= 4 && text[bytes - 1]; bytes++) {
+    json_t *one = json_stringn(text, bytes);
+    const bool is_character = one != NULL;
+    json_decref(one);
+    if (is_character)
+      return bytes;
+  }
+  return 0;
+}
+
+json_t *halut_cli_text(const char *text) {
+  static const char replacement[] = "\xef\xbf\xbd";
+  char *valid = malloc(strlen(text) * (sizeof replacement - 1) + 1);
+  size_t used = 0;
+  if (!valid)
+    return NULL;
+  while (*text) {
+    const size_t bytes = character_bytes(text);
+    const size_t added = bytes ? bytes : sizeof replacement - 1;
+    memcpy(valid + used, bytes ? text : replacement, added);
+    used += added;
+    text += bytes ? bytes : 1;
+  }
+  json_t *string = json_stringn(valid, used);
+  free(valid);
+  return string;
+}
+
 int halut_cli_json(const struct halut_command *command, json_t *object) {
   if (!object)
     return halut_cli_error(command, HALUT_EXIT_FAILURE, "no memory for the result");

@@ -77,6 +77,9 @@ bool halut_cli_session(const struct halut_command *command, const struct halut_m
 uint32_t halut_cli_cpu_flags(const char *backend, const char *cpu);
 const char *halut_cli_cpu_used(const char *backend, const char *cpu);
 
+/* A JSON string of `text`, a path say, each byte of which that is no UTF-8 becomes U+FFFD; NULL if
+ * memory runs out. */
+json_t *halut_cli_text(const char *text);
 /* Prints and releases `object`, which may be NULL for out of memory. Returns an exit code. */
 int halut_cli_json(const struct halut_command *command, json_t *object);
 /* Checks that everything printed on stdout arrived: the last call of a command that prints. */

@@ -165,8 +165,8 @@ static void result_row(const struct classify *classify, const char *path) {
   putchar('\n');
 }
 
-static void result_json(const struct classify *classify, const char *path,
-                        enum halut_image_kind kind) {
+static int result_json(const struct classify *classify, const char *path,
+                       enum halut_image_kind kind) {
   json_t *top = json_array();
   for (uint32_t i = 0; i < classify->args.top; i++) {
     uint32_t c = classify->order[i];
@@ -175,9 +175,12 @@ static void result_json(const struct classify *classify, const char *path,
                                     "index", (json_int_t)c, "probability", classify->probability[c],
                                     "logit", (json_int_t)classify->logits[c]));
   }
-  json_array_append_new(classify->results,
-                        json_pack("{s:s%, s:s, s:o}", "file", path, strlen(path), "format",
-                                  halut_image_kind_name(kind), "top", top));
+  json_t *result = json_pack("{s:o, s:s, s:o}", "file", halut_cli_text(path), "format",
+                             halut_image_kind_name(kind), "top", top);
+  return json_array_append_new(classify->results, result)
+             ? halut_cli_error(classify->command, HALUT_EXIT_FAILURE,
+                               "%s: no memory for its result", path)
+             : HALUT_EXIT_OK;
 }
 
 static int image_classify(struct classify *classify, const char *path) {
@@ -204,8 +207,8 @@ static int image_classify(struct classify *classify, const char *path) {
     return halut_cli_fail(classify->command, path, rc, NULL);
   logits_rank(classify);
   if (classify->args.json)
-    result_json(classify, path, info.kind);
-  else if (classify->path_width > 0)
+    return result_json(classify, path, info.kind);
+  if (classify->path_width > 0)
     result_row(classify, path);
   else
     result_block(classify, path);

@@ -214,9 +214,9 @@ static int report_json(const struct learn_run *run, const char *name, double sec
   double nmse = halut_learned_nmse(p);
   return halut_cli_json(
       run->command,
-      json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}",
-                "name", name, "file", run->args->output, "columns", (int)p->columns, "codebooks",
-                (int)p->codebooks, "outputs", (int)p->outputs, "learn_rows",
+      json_pack("{s:s, s:o, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}",
+                "name", name, "file", halut_cli_text(run->args->output), "columns", (int)p->columns,
+                "codebooks", (int)p->codebooks, "outputs", (int)p->outputs, "learn_rows",
                 (json_int_t)(run->rows - p->heldout_rows), "heldout_rows",
                 (json_int_t)p->heldout_rows, "seconds", seconds, "mse", p->mse, "mse_float",
                 p->mse_float, "mse_mean", p->mse_mean, "mse_int8", p->mse_int8, "variance",

@@ -138,7 +138,7 @@ static json_t *layers_json(const struct halut_model_info *info) {
 static json_t *info_json(const char *path, const struct halut_model *model) {
   const struct halut_model_info *info = halut_model_info(model);
   json_t *object = json_pack(
-      "{s:s%, s:s, s:s, s:s*, s:I, s:I, s:I, s:s, s:I}", "file", path, strlen(path), "kind",
+      "{s:o, s:s, s:s, s:s*, s:I, s:I, s:I, s:s, s:I}", "file", halut_cli_text(path), "kind",
       info->kind == HALUT_NETWORK ? "network" : "product", "name", info->name, "description",
       halut_model_description(model), "version", (json_int_t)info->version, "file_bytes",
       (json_int_t)info->file_bytes, "table_bytes", (json_int_t)info->table_bytes, "sha256",

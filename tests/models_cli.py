@@ -180,6 +180,20 @@ class Models(unittest.TestCase):
         self.assertIn(b"neither PNG nor JPEG", done.stderr)
         self.fails(2, "--fit takes crop or squash", "classify", self.model, raw, "--fit", "stretch")
 
+    def test_json_shows_a_path_that_is_no_utf8(self):
+        folder = self.path / os.fsdecode(b"caf\xc3\xa9\xe9\xf0\x9f")
+        folder.mkdir()
+        raw, model, learned = folder / "image.raw", folder / "m.safetensors", folder / "l.safetensors"
+        raw.write_bytes(self.images[0].tobytes())
+        model.write_bytes(self.model.read_bytes())
+        shown = f"{self.path}/caf\u00e9\ufffd\ufffd\ufffd/"
+        self.assertEqual([one["file"] for one in self.json("classify", self.model, raw)], [shown + "image.raw"])
+        self.assertEqual(self.json("show", model)["file"], shown + "m.safetensors")
+        for name in "a", "b":
+            np.save(str(folder / name), np.random.default_rng(1).normal(size=(64, 64)))
+        self.assertEqual(self.json("learn", "--a", folder / "a.npy", "--b", folder / "b.npy", "-C", 4, "-o",
+                                   learned)["file"], shown + "l.safetensors")
+
     def test_classify_prints_a_table_or_pictures(self):
         paths = [self.path / f"{i}.raw" for i in range(3)]
         for path, image in zip(paths, self.images):

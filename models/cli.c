@@ -1,6 +1,7 @@
 #include "cli.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,6 +135,10 @@ json_t *halut_cli_text(const char *text) {
   json_t *string = json_stringn(valid, used);
   free(valid);
   return string;
+}
+
+json_t *halut_cli_real(double value) {
+  return isfinite(value) ? json_real(value) : json_null();
 }
 
 int halut_cli_json(const struct halut_command *command, json_t *object) {

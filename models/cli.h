@@ -80,6 +80,8 @@ const char *halut_cli_cpu_used(const char *backend, const char *cpu);
 /* A JSON string of `text`, a path say, each byte of which that is no UTF-8 becomes U+FFFD; NULL if
  * memory runs out. */
 json_t *halut_cli_text(const char *text);
+/* A JSON number, or null for what is none there: an infinity, or not a number. */
+json_t *halut_cli_real(double value);
 /* Prints and releases `object`, which may be NULL for out of memory. Returns an exit code. */
 int halut_cli_json(const struct halut_command *command, json_t *object);
 /* Checks that everything printed on stdout arrived: the last call of a command that prints. */

@@ -210,18 +210,17 @@ static int report_text(const struct learn_run *run, const char *name, double sec
 
 static int report_json(const struct learn_run *run, const char *name, double seconds) {
   const struct halut_learned *p = &run->learned;
-  bool varied = p->variance > 0.0;
   double nmse = halut_learned_nmse(p);
   return halut_cli_json(
       run->command,
-      json_pack("{s:s, s:o, s:i, s:i, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:o}",
+      json_pack("{s:s, s:o, s:i, s:i, s:i, s:I, s:I, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
                 "name", name, "file", halut_cli_text(run->args->output), "columns", (int)p->columns,
                 "codebooks", (int)p->codebooks, "outputs", (int)p->outputs, "learn_rows",
                 (json_int_t)(run->rows - p->heldout_rows), "heldout_rows",
-                (json_int_t)p->heldout_rows, "seconds", seconds, "mse", p->mse, "mse_float",
-                p->mse_float, "mse_mean", p->mse_mean, "mse_int8", p->mse_int8, "variance",
-                p->variance, "nmse", varied ? json_real(nmse) : json_null(), "r2",
-                varied ? json_real(1.0 - nmse) : json_null()));
+                (json_int_t)p->heldout_rows, "seconds", seconds, "mse", halut_cli_real(p->mse),
+                "mse_float", halut_cli_real(p->mse_float), "mse_mean", halut_cli_real(p->mse_mean),
+                "mse_int8", halut_cli_real(p->mse_int8), "variance", halut_cli_real(p->variance),
+                "nmse", halut_cli_real(nmse), "r2", halut_cli_real(1.0 - nmse)));
 }
 
 static int learn_main(const struct halut_command *command, int argc, char **argv) {

@@ -25,11 +25,11 @@ struct matmul_run {
   struct halut_session *session;
   struct halut_npy a, b;
   size_t rows;
-  float *in;    /* a as floats by rows, if it is not in place by columns */
+  float *in;             /* a as floats by rows, if it is not in place by columns */
   struct halut_matrix x; /* a, wherever it is */
-  float *out;   /* [rows][outputs] */
-  float *b_f32; /* [columns][outputs] to compare with */
-  float *exact; /* [rows][outputs] a times b */
+  float *out;            /* [rows][outputs] */
+  float *b_f32;          /* [columns][outputs] to compare with */
+  float *exact;          /* [rows][outputs] a times b */
   double seconds, exact_seconds, mse, variance;
   struct halut_stats stats;
 };
@@ -163,10 +163,9 @@ static int report_json(const struct matmul_run *run) {
                              "seconds", run->seconds, "lookups", (json_int_t)run->stats.lookups,
                              "device_cycles", (json_int_t)run->stats.device_cycles);
   if (report && run->args->compare) {
-    bool varied = run->variance > 0.0;
-    json_t *more = json_pack("{s:f, s:f, s:f, s:o}", "exact_seconds", run->exact_seconds, "mse",
-                             run->mse, "variance", run->variance, "nmse",
-                             varied ? json_real(run->mse / run->variance) : json_null());
+    json_t *more = json_pack("{s:f, s:o, s:o, s:o}", "exact_seconds", run->exact_seconds, "mse",
+                             halut_cli_real(run->mse), "variance", halut_cli_real(run->variance),
+                             "nmse", halut_cli_real(run->mse / run->variance));
     if (!more || json_object_update(report, more)) {
       json_decref(report);
       report = NULL;

@@ -271,8 +271,11 @@ static void learn_product(const struct learn_work *w, const float *a, const floa
 static int learn_target(void *self, uint32_t worker, size_t block) {
   struct learn_work *w = self;
   size_t first, rows = learn_block(0, w->a.rows, block, &first);
-  learn_product(w, learn_floats(w, worker, first, rows), w->b, rows,
-                w->product + first * w->out->outputs);
+  float *product = w->product + first * w->out->outputs;
+  learn_product(w, learn_floats(w, worker, first, rows), w->b, rows, product);
+  for (size_t i = 0; i < rows * w->out->outputs; i++)
+    if (!isfinite(product[i]))
+      return HALUT_EINVALID;
   return HALUT_OK;
 }
 
@@ -411,6 +414,8 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
   w->trees.row = w->row;
   if (!error && !w->given)
     error = halut_learn_pool_run(&w->pool, "multiplying", blocks, learn_target, w);
+  if (error == HALUT_EINVALID)
+    return learn_check_finite("a times b", w->product, w->a.rows, w->out->outputs, diag);
   error = error ? error : halut_learn_pool_run(&w->pool, "growing trees", codebooks, learn_tree, w);
   error = error ? error : halut_learn_pool_run(&w->pool, "encoding", blocks, learn_encode, w);
   if (error == HALUT_EINVALID)

@@ -140,6 +140,28 @@ class Learn(unittest.TestCase):
                 written.append(file.read())
         self.assertEqual(*written)
 
+    def test_a_product_beyond_float32_is_named(self):
+        self.a[7] *= 1e30
+        np.save(self.path("a.npy"), self.a)
+        self.b[:, :3] = 0
+        self.b[:, 3] = -1e15
+        np.save(self.path("b.npy"), self.b)
+        self.fails(self.learn(), 1, "halut learn: invalid argument: a times b, row 7, column 3 (from 0) is -inf: every "
+                   "value must be finite")
+
+    def test_json_has_null_for_what_is_no_number(self):
+        self.works(self.learn())
+        self.a[7, 3] = np.nan
+        np.save(self.path("a.npy"), self.a)
+        report = json.loads(self.works(self.halut("matmul", "p.safetensors", "a.npy", "--compare", "b.npy", "--json")))
+        self.assertEqual([report[key] for key in ("mse", "variance", "nmse")], [None] * 3)
+        self.b[:] = 0
+        np.save(self.path("b.npy"), self.b)
+        self.a[7, 3] = 0
+        np.save(self.path("a.npy"), self.a)
+        report = json.loads(self.works(self.learn("--json")))
+        self.assertEqual([report[key] for key in ("mse", "variance", "nmse", "r2")], [0, 0, None, None])
+
     def test_matmul_refuses_what_does_not_fit(self):
         self.works(self.learn())
         say = "halut matmul: "

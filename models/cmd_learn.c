@@ -5,6 +5,7 @@
 
 #include "../core/clock.h"
 #include "cli.h"
+#include "graph.h"
 #include "learned_file.h"
 #include "npy.h"
 
@@ -156,12 +157,23 @@ static int run_learn(struct learn_run *run) {
 }
 
 /* The name of the model: as given, or the output file's without folder and ending. */
-static void run_name(const struct learn_args *args, char name[64]) {
+static int run_name(const struct halut_command *command, const struct learn_args *args,
+                    char name[HALUT_NAME_MAX]) {
   const char *slash = strrchr(args->output, '/');
-  snprintf(name, 64, "%s", args->name ? args->name : slash ? slash + 1 : args->output);
-  char *dot = strrchr(name, '.');
-  if (!args->name && dot && dot != name)
-    *dot = '\0';
+  const char *text = args->name ? args->name : slash ? slash + 1 : args->output;
+  const char *dot = args->name ? NULL : strrchr(text, '.');
+  const size_t bytes = dot && dot != text ? (size_t)(dot - text) : strlen(text);
+  if (bytes < HALUT_NAME_MAX) {
+    memcpy(name, text, bytes);
+    name[bytes] = '\0';
+    if (halut_name_ok(name))
+      return HALUT_EXIT_OK;
+  }
+  return halut_cli_error(
+      command, HALUT_EXIT_USAGE,
+      "%s \"%.*s\": 1 to %d of A-Z a-z 0-9 _ . - are possible, and no dot first%s",
+      args->name ? "--name" : "name", (int)bytes, text, HALUT_NAME_MAX - 1,
+      args->name ? "" : " (give one with --name)");
 }
 
 static int run_write(struct learn_run *run, const char *name) {
@@ -235,8 +247,10 @@ static int learn_main(const struct halut_command *command, int argc, char **argv
     return halut_cli_error(command, HALUT_EXIT_USAGE,
                            "--by-input and --by-output exclude each other");
   struct learn_run run = {.command = command, .args = &args};
-  char name[64];
-  run_name(&args, name);
+  char name[HALUT_NAME_MAX];
+  code = run_name(command, &args, name);
+  if (code)
+    return code;
   uint64_t began = halut_clock_ns();
   code = run_open(&run);
   code = code ? code : run_learn(&run);

@@ -111,8 +111,11 @@ class Learn(unittest.TestCase):
         for count in "1025", "4096":  # past what the learner takes, whatever the columns
             self.fails(self.learn("-C", count), 2,
                        say + f'--codebooks takes a whole number from 1 to 1024, not "{count}"')
-        self.fails(self.learn("--name", ".x"), 1, say + 'p.safetensors: invalid argument: name ".x": 1 to 63 of '
-                   "A-Z a-z 0-9 _ . - are possible, and no dot first")
+        rule = '": 1 to 63 of A-Z a-z 0-9 _ . - are possible, and no dot first'
+        for name in ".x", 64 * "n", "":  # told before anything is read
+            self.fails(self.learn("--a", "none.npy", "--name", name), 2, f'{say}--name "{name}{rule}')
+        stem = "1." + 63 * "n"
+        self.fails(self.learn("-o", f"{stem}.safetensors"), 2, f'{say}name "{stem}{rule} (give one with --name)')
         self.a[7, 3] = np.nan
         np.save(self.path("a.npy"), self.a)
         self.fails(self.learn(), 1,

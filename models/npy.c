@@ -248,7 +248,7 @@ int halut_npy_parse(const void *bytes, size_t count, struct halut_npy *out,
 int halut_npy_open(const char *path, struct halut_npy *out, struct halut_diag *diag) {
   struct stat status;
   void *map = MAP_FAILED;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
   if (fd < 0)
     return halut_fail(diag, HALUT_EIO, 0, "cannot open: %s", strerror(errno));
   int error = HALUT_OK;

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../models/npy.h"
@@ -227,6 +228,16 @@ START_TEST(names_what_the_system_refused) {
   ck_assert_int_eq(halut_npy_open("/nowhere/a.npy", &npy, &diag), HALUT_EIO);
   ck_assert_str_eq(diag.text, "cannot open: No such file or directory");
   ck_assert_int_eq(halut_npy_open("/tmp", &npy, &diag), HALUT_EIO);
+  ck_assert_str_eq(diag.text, "not a regular file");
+  char folder[] = "/tmp/check_npy.XXXXXX", fifo[sizeof folder + 2];
+  ck_assert_ptr_nonnull(mkdtemp(folder));
+  snprintf(fifo, sizeof fifo, "%s/f", folder);
+  ck_assert_int_eq(mkfifo(fifo, 0600), 0);
+  diag.text[0] = '\0';
+  const int error = halut_npy_open(fifo, &npy, &diag); /* nobody writes to it */
+  ck_assert_int_eq(unlink(fifo), 0);
+  ck_assert_int_eq(rmdir(folder), 0);
+  ck_assert_int_eq(error, HALUT_EIO);
   ck_assert_str_eq(diag.text, "not a regular file");
   ck_assert_int_eq(halut_npy_write("/nowhere/a.npy", HALUT_NPY_U8, 1, dim, "", &diag), HALUT_EIO);
   ck_assert_ptr_nonnull(strstr(diag.text, "No such file or directory"));

@@ -213,7 +213,7 @@ static int workers_open(struct bench *bench, const struct halut_model *model,
   return HALUT_EXIT_OK;
 }
 
-/* Waits until the time is over, showing progress; stops at once when every thread failed. */
+/* Waits until the time is over, showing progress. */
 static void time_pass(struct bench *bench) {
   struct halut_progress progress;
   uint64_t began = halut_clock_ns(), wanted = (uint64_t)(bench->args.seconds * 1e9);

@@ -182,7 +182,7 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
             prototypes=16):
     """Converts the named Conv2d and Linear layers of `model` in place, in the order given.
 
-    images: uint8 [n][C][H][W] training images; names: default every Conv2d but the first; codebooks, width,
+    images: uint8 [n][3][H][W] training images; names: default every Conv2d but the first; codebooks, width,
     prototypes: as HalutConv2d has them, a number or a dict by name; batches: augmented batches for the batch-norm
     statistics.
 

@@ -114,10 +114,3 @@ void halut_ops_avgpool(const struct halut_conv *window, const uint8_t *in, uint3
     }
   }
 }
-
-void halut_ops_add(const uint8_t *a, const uint8_t *b, uint8_t zero, size_t count, uint8_t *out) {
-  for (size_t i = 0; i < count; i++) {
-    int value = a[i] + b[i] - zero;
-    out[i] = (uint8_t)(value < 0 ? 0 : value > UINT8_MAX ? UINT8_MAX : value);
-  }
-}

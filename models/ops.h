@@ -2,7 +2,7 @@
  * loops.
  *
  * All are pure: no allocation, no failure, any thread. FORMAT.md has their arithmetic. Maps are u8
- * [count][channels][height][width]. Outputs may not overlap inputs, except where said.
+ * [count][channels][height][width]. Outputs may not overlap inputs.
  */
 #ifndef HALUT_OPS_H
 #define HALUT_OPS_H
@@ -24,8 +24,5 @@ void halut_ops_maxpool(const struct halut_conv *window, const uint8_t *in, uint3
                        uint8_t *out);
 void halut_ops_avgpool(const struct halut_conv *window, const uint8_t *in, uint32_t count,
                        uint8_t *out);
-
-/* out[i] = clamp(a[i] + b[i] - zero, 0, 255); out may be a or b. */
-void halut_ops_add(const uint8_t *a, const uint8_t *b, uint8_t zero, size_t count, uint8_t *out);
 
 #endif

@@ -12,12 +12,10 @@
 #include "kernels.h"
 
 enum {
-  DENSE_TAPS_MAX = 65536,   /* 65,536 * 255 * 128 < 2^31 */
   DENSE_PADDED_MAX = 1 << 28, /* bytes of a padded image */
   DESKS = 2,
   SPLIT_ROWS = 4 /* a map of fewer is done before the helper has begun */
 };
-static_assert((int64_t)DENSE_TAPS_MAX * UINT8_MAX * 128 <= INT32_MAX, "a sum fits an int32");
 
 /* What one thread needs. */
 struct desk {
@@ -58,9 +56,9 @@ static int dense_check(const struct halut_conv *conv, uint32_t outputs, struct h
                       (unsigned long long)padded, DENSE_PADDED_MAX);
   }
   uint64_t taps = (uint64_t)conv->channels * conv->kernel_h * conv->kernel_w;
-  if (taps > DENSE_TAPS_MAX) {
+  if (taps > HALUT_TAPS_MAX) {
     return halut_fail(diag, HALUT_ELIMIT, 0, "dense convolution: %llu taps, at most %d",
-                      (unsigned long long)taps, DENSE_TAPS_MAX);
+                      (unsigned long long)taps, HALUT_TAPS_MAX);
   }
   return HALUT_OK;
 }

@@ -58,10 +58,12 @@ enum {
   HALUT_CODEBOOKS_MAX = 4096,
   HALUT_OUTPUTS_MAX = 4096,
   HALUT_COLUMNS_MAX = 65536,
+  HALUT_TAPS_MAX = 65536,     /* values that a dense sum adds */
   HALUT_SUM16_MAX = 256       /* so many int8 entries always fit an int16; past it, widen */
 };
 static_assert(HALUT_PROTOTYPES == 1 << HALUT_LEVELS, "a leaf for every path");
 static_assert(HALUT_SUM16_MAX * INT8_MIN >= INT16_MIN, "an int16 partial sum is exact");
+static_assert(HALUT_TAPS_MAX * (int64_t)UINT8_MAX * 128 <= INT32_MAX, "a dense sum is exact");
 
 enum halut_dtype {
   HALUT_I8 = 1,

@@ -11,13 +11,11 @@
 #include "safetensors.h"
 
 enum {
-  HALUT_KERNEL_MAX = 31,       /* also of stride and pad */
-  HALUT_SIDE_MAX = 4096,       /* height or width of a map */
-  HALUT_CHANNELS_MAX = 4096,   /* of the input image */
-  HALUT_VALUES_MAX = 16777216, /* of a map */
-  HALUT_TAPS_MAX = 65536       /* values a dense sum adds: 65536 * 255 * 128 fits an int32 */
+  HALUT_KERNEL_MAX = 31,      /* also of stride and pad */
+  HALUT_SIDE_MAX = 4096,      /* height or width of a map */
+  HALUT_CHANNELS_MAX = 4096,  /* of the input image */
+  HALUT_VALUES_MAX = 16777216 /* of a map */
 };
-static_assert(HALUT_TAPS_MAX * 255LL * 128LL <= INT32_MAX, "a dense sum is exact");
 
 struct halut_reader {
   const struct halut_safetensors *file;

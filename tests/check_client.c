@@ -1,6 +1,7 @@
 /* test: the C client against servers that are busy, hang up, stall and lie, and against the daemon
  */
 #include <check.h>
+#include <locale.h>
 #include <math.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -237,6 +238,85 @@ START_TEST(reads_binary_and_json_tensors) {
   halut_client_free_outputs(outputs, count);
   ck_assert_ptr_nonnull(strstr(client->request.data, "\"binary_data_size\":8"));
   ck_assert_ptr_nonnull(strstr(client->request.data, "\r\nX-Api-Key: k\r\n"));
+  char host[sizeof server_url + 10];
+  snprintf(host, sizeof host, "\r\nHost: %s\r\n", server_url + strlen("http://"));
+  ck_assert_ptr_nonnull(strstr(client->request.data, host));
+  halut_client_close(client);
+}
+END_TEST
+
+/* A locale with a decimal comma, made here so that none need be installed; false after a reason. */
+static bool use_comma(void) {
+  static const char source[] = "LC_NUMERIC\ndecimal_point \",\"\nthousands_sep \"\"\ngrouping -1\n"
+                               "END LC_NUMERIC\n";
+  char folder[] = "/tmp/check_client.XXXXXX", command[256];
+  ck_assert_ptr_nonnull(mkdtemp(folder));
+  snprintf(command, sizeof command,
+           "cd %s && cat >source && localedef -ci source ./comma 2>/dev/null", folder);
+  FILE *to = popen(command, "w");
+  ck_assert_ptr_nonnull(to);
+  fputs(source, to);
+  pclose(to); /* localedef says 1, as there are no other categories */
+  setenv("LOCPATH", folder, 1);
+  const bool is_used = setlocale(LC_NUMERIC, "comma") != NULL;
+  snprintf(command, sizeof command, "rm -r %s", folder);
+  ck_assert_int_eq(system(command), 0);
+  if (!is_used)
+    puts("skip: localedef makes no locale with a comma");
+  return is_used;
+}
+
+START_TEST(numbers_have_a_point_in_any_locale) {
+  if (!use_comma())
+    return;
+  char text[8];
+  snprintf(text, sizeof text, "%.1f", 0.5);
+  ck_assert_str_eq(text, "0,5");
+  SCRIPT({200, NULL, cat, 0, 0},
+         {200, NULL,
+          "{\"outputs\":[{\"name\":\"y\",\"datatype\":\"FP32\",\"shape\":[2],"
+          "\"data\":[0.5,2.25]}]}",
+          0, 0},
+         {200, NULL,
+          "{\"id\":\"j1\",\"name\":\"n\",\"state\":\"done\",\"progress\":0.5,\"seconds\":1.5,"
+          "\"result\":{\"version\":1,\"nmse\":0.25}}",
+          0, 0});
+  struct halut_client *client = open_client(5000);
+  struct halut_client_label labels[5];
+  size_t count;
+  ck_assert_int_eq(classify(client, labels, &count), 0);
+  ck_assert_double_eq(labels[0].probability, 0.75);
+  float values[1] = {1.5f};
+  struct halut_client_tensor input = {
+      .name = "x", .datatype = "FP32", .rank = 1, .dim = {1}, .data = values, .bytes = 4};
+  struct halut_client_tensor output;
+  count = 1;
+  int error = halut_client_infer(client, "m", &input, 1, 0, &output, &count);
+  ck_assert_msg(error == 0, "%s", halut_client_error(client));
+  ck_assert_ptr_nonnull(strstr(client->request.data, "\"data\":[1.5]"));
+  ck_assert_float_eq(((float *)output.data)[1], 2.25f);
+  halut_client_free_outputs(&output, count);
+  struct halut_client_job job;
+  ck_assert_int_eq(halut_client_job(client, "j1", &job), 0);
+  ck_assert_double_eq(job.progress, 0.5);
+  ck_assert_double_eq(job.seconds, 1.5);
+  ck_assert_double_eq(job.nmse, 0.25);
+  snprintf(text, sizeof text, "%.1f", 0.5);
+  ck_assert_str_eq(text, "0,5"); /* the program's own locale is as it was */
+  halut_client_close(client);
+}
+END_TEST
+
+START_TEST(takes_answers_of_any_length_if_told_so) {
+  SCRIPT({200, NULL, cat, 0, 0});
+  struct halut_client *client = open_client(5000);
+  bool end;
+  ck_assert(buffer_reserve(&client->answer, HEAD_MAX + 9));
+  client->answer.bytes = HEAD_MAX + 9;
+  client->options.answer_max = 8;
+  ck_assert_int_eq(receive(client, &end), HALUT_CLIENT_EANSWER);
+  client->options.answer_max = UINT64_MAX;
+  ck_assert_int_eq(receive(client, &end), HALUT_CLIENT_ETIMEOUT); /* of no call */
   halut_client_close(client);
 }
 END_TEST
@@ -441,6 +521,8 @@ START_TEST(checks_its_arguments) {
   ck_assert_int_eq(halut_client_open("http://[::1]:9", NULL, &client), 0);
   ck_assert_str_eq(client->host, "::1");
   ck_assert_str_eq(client->port, "9");
+  ck_assert(begin(client, "GET", "/", 0, ""));
+  ck_assert_ptr_nonnull(strstr(client->request.data, "\r\nHost: [::1]:9\r\n"));
   float a = 0, *c;
   size_t outputs;
   ck_assert_int_eq(halut_client_matmul(client, "m", &a, 0, 1, &c, &outputs), HALUT_CLIENT_EINVALID);
@@ -658,6 +740,8 @@ int main(void) {
   tcase_add_test(all, times_out);
   tcase_add_test(all, refuses_lies);
   tcase_add_test(all, reads_binary_and_json_tensors);
+  tcase_add_test(all, numbers_have_a_point_in_any_locale);
+  tcase_add_test(all, takes_answers_of_any_length_if_told_so);
   tcase_add_test(all, refuses_bad_tensors);
   tcase_add_test(all, a_call_that_fails_leaves_no_outputs);
   tcase_add_test(all, checks_its_arguments);

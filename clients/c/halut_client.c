@@ -1,9 +1,10 @@
 /* halut_client.c: DESIGN. A request is built whole in one buffer and sent over a non-blocking
  * socket, every wait being a poll against the call's deadline; the answer is read whole into
- * another buffer. JSON answers are walked in place (json_*): there is no tree. All requests but one
- * can be repeated without harm, so a broken connection is treated like a busy server: pause,
- * connect, send again. The start of learning could be queued twice: it goes over a new connection,
- * which the server cannot have closed for being idle, and is given up if that breaks. */
+ * another buffer. JSON answers are walked in place (json_*): there is no tree. Its numbers have a
+ * point whatever the program's locale has. All requests but one can be repeated without harm, so a
+ * broken connection is treated like a busy server: pause, connect, send again. The start of
+ * learning could be queued twice: it goes over a new connection, which the server cannot have
+ * closed for being idle, and is given up if that breaks. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <locale.h>
 #include <math.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -45,6 +47,7 @@ struct buffer {
 struct halut_client {
   struct halut_client_options options;
   char header[512];
+  char authority[256]; /* the Host header: host, in brackets if need be, and port as in the URL */
   char host[256], port[8]; /* or: */
   char unix_path[sizeof((struct sockaddr_un *)0)->sun_path];
   int descriptor; /* -1 if not connected */
@@ -53,6 +56,7 @@ struct halut_client {
   int retry_after_ms; /* -1 if the answer did not say */
   char error[256];
   uint64_t random;
+  locale_t plain; /* "C" */
   struct buffer request, answer;
   bool unrepeatable; /* sending the request twice would do it twice */
   size_t body_at;    /* of the answer */
@@ -130,6 +134,7 @@ static int parse_url(struct halut_client *client, const char *url) {
     }
     memcpy(client->unix_path, url + 5, strlen(url + 5) + 1);
     snprintf(client->host, sizeof client->host, "localhost");
+    snprintf(client->authority, sizeof client->authority, "localhost");
     return 0;
   }
   const char *host = strncmp(url, "http://", 7) == 0 ? url + 7 : NULL;
@@ -141,6 +146,7 @@ static int parse_url(struct halut_client *client, const char *url) {
                      url);
   }
   memcpy(client->host, host, bytes);
+  memcpy(client->authority, host, bytes);
   char *colon = strrchr(client->host, ':');
   bool has_port = colon != NULL && strchr(colon, ']') == NULL;
   const char *port = has_port ? colon + 1 : "80";
@@ -161,9 +167,15 @@ static int parse_url(struct halut_client *client, const char *url) {
 int halut_client_open(const char *url, const struct halut_client_options *options,
                       struct halut_client **out) {
   struct halut_client *client = calloc(1, sizeof *client);
-  *out = client;
+  *out = NULL;
   if (client == NULL)
     return HALUT_CLIENT_ENOMEM;
+  client->plain = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
+  if (client->plain == (locale_t)0) {
+    free(client);
+    return HALUT_CLIENT_ENOMEM;
+  }
+  *out = client;
   client->descriptor = -1;
   if (options != NULL)
     client->options = *options;
@@ -195,6 +207,7 @@ void halut_client_close(struct halut_client *client) {
   if (client == NULL)
     return;
   disconnect(client);
+  freelocale(client->plain);
   free(client->request.data);
   free(client->answer.data);
   free(client);
@@ -288,7 +301,8 @@ static int send_request(struct halut_client *client) {
 
 /* Reads some more of the answer; *end_out is set if the server has closed. */
 static int receive(struct halut_client *client, bool *end_out) {
-  if (client->answer.bytes > client->options.answer_max + HEAD_MAX) {
+  if (client->answer.bytes > HEAD_MAX &&
+      client->answer.bytes - HEAD_MAX > client->options.answer_max) {
     return set_error(client, HALUT_CLIENT_EANSWER, "the answer is longer than answer_max");
   }
   if (!buffer_reserve(&client->answer, 65536)) {
@@ -569,8 +583,9 @@ static bool begin(struct halut_client *client, const char *method, const char *p
   struct buffer *request = &client->request;
   request->bytes = 0;
   client->unrepeatable = false;
-  bool ok = buffer_format(request, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, path, client->host) &&
-            buffer_format(request, "%s%s", client->header, extra);
+  bool ok =
+      buffer_format(request, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, path, client->authority) &&
+      buffer_format(request, "%s%s", client->header, extra);
   if (strcmp(method, "POST") == 0)
     ok = ok && buffer_format(request, "Content-Length: %zu\r\n", bytes);
   return ok && buffer_add(request, "\r\n", 2);
@@ -633,7 +648,7 @@ int halut_client_classify(struct halut_client *client, const char *model, const 
       return bad_answer(client, "label, index and probability");
     }
     label->index = (uint32_t)strtoul(index, NULL, 10);
-    label->probability = strtod(probability, NULL);
+    label->probability = strtod_l(probability, NULL, client->plain);
   }
   if (found == 0)
     return bad_answer(client, "labels");
@@ -808,7 +823,7 @@ static bool add_infer_json(struct buffer *out, const struct halut_client_tensor 
 }
 
 /* Reads "data":[…], nested or flat, into the tensor's memory; false if the count is another. */
-static bool read_json_data(const char *p, struct halut_client_tensor *tensor) {
+static bool read_json_data(const char *p, locale_t plain, struct halut_client_tensor *tensor) {
   const struct type *type = find_type(tensor->datatype);
   const char *end = p == NULL ? NULL : json_skip(p);
   size_t at = 0;
@@ -821,8 +836,8 @@ static bool read_json_data(const char *p, struct halut_client_tensor *tensor) {
     char *stop = NULL;
     char *to = (char *)tensor->data + at;
     if (type->kind == KIND_FLOAT) {
-      double wide = strtod(p, &stop);
-      float narrow = strtof(p, NULL);
+      double wide = strtod_l(p, &stop, plain);
+      float narrow = strtof_l(p, NULL, plain);
       memcpy(to, type->bytes == 4 ? (void *)&narrow : (void *)&wide, type->bytes);
     } else if (strncmp(p, "true", 4) == 0 || strncmp(p, "false", 5) == 0) {
       *to = *p == 't';
@@ -861,7 +876,7 @@ static int read_output(struct halut_client *client, const char *entry, const cha
   if (out->data == NULL)
     return set_error(client, HALUT_CLIENT_ENOMEM, "no memory for an output");
   if (size_text == NULL) {
-    return read_json_data(json_member(entry, "data"), out)
+    return read_json_data(json_member(entry, "data"), client->plain, out)
                ? 0
                : bad_answer(client, "data as its shape says");
   }
@@ -924,7 +939,9 @@ int halut_client_infer(struct halut_client *client, const char *model,
     bytes += binary ? inputs[i].bytes : 0;
   }
   struct buffer json = {0};
+  locale_t theirs = uselocale(client->plain);
   bool ok = add_infer_json(&json, inputs, input_count, binary);
+  uselocale(theirs);
   if (binary)
     snprintf(length, sizeof length, "Inference-Header-Content-Length: %zu\r\n", json.bytes);
   char extra[192];
@@ -963,14 +980,14 @@ static int read_job(struct halut_client *client, struct halut_client_job *out) {
   }
   json_text(json_member(body, "stage"), job.stage, sizeof job.stage);
   json_text(json_member(body, "error"), job.error, sizeof job.error);
-  job.progress = strtod(progress, NULL);
-  job.seconds = strtod(seconds, NULL);
+  job.progress = strtod_l(progress, NULL, client->plain);
+  job.seconds = strtod_l(seconds, NULL, client->plain);
   const char *result = json_member(body, "result");
   const char *version = json_member(result, "version"), *nmse = json_member(result, "nmse");
   if (version != NULL)
     job.version = (uint32_t)strtoul(version, NULL, 10);
   if (nmse != NULL && *nmse != 'n') /* null */
-    job.nmse = strtod(nmse, NULL);
+    job.nmse = strtod_l(nmse, NULL, client->plain);
   *out = job;
   return 0;
 }

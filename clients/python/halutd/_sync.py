@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import ssl
 import threading
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type, cast
 
 from . import _protocol as p
 from ._waiting import Attempts, JobWatch
@@ -22,6 +23,50 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+class _TimedSocket:
+    """What http.client uses of a socket, until `end`: a socket's own timeout begins anew with every piece."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.end = 0.0
+
+    def limit(self) -> None:
+        self._sock.settimeout(_left(self.end))
+
+    def sendall(self, data: Any) -> None:
+        self.limit()
+        self._sock.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_TimedReader(self, self._sock.makefile("rb", buffering=0)))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, timed: _TimedSocket, raw: io.RawIOBase) -> None:
+        self._timed, self._raw = timed, raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        self._timed.limit()
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _left(end: float) -> float:
+    left = end - time.monotonic()
+    if left <= 0:
+        raise socket.timeout
+    return left
 
 
 class Client:
@@ -164,6 +209,7 @@ class Client:
 
     def _once(self, request: p.Request, timeout: float) -> p.Reply:
         """Sends it once. An idle connection that the server closed meanwhile is replaced."""
+        end = time.monotonic() + timeout
         while True:
             with self._lock:
                 if self._closed:
@@ -171,7 +217,7 @@ class Client:
                 idle = self._idle.pop() if self._idle and request.repeatable else None
             connection = idle if idle is not None else self._connect(timeout)
             try:
-                return self._exchange(connection, request, timeout)
+                return self._exchange(connection, request, end)
             except socket.timeout:
                 connection.close()
                 raise p.TimedOut(f"no answer within {timeout:.3g} s") from None
@@ -180,16 +226,19 @@ class Client:
                 if idle is None:
                     raise p.ConnectionFailed(f"{self._address.host_header}: {error}") from error
 
-    def _exchange(self, connection: http.client.HTTPConnection, request: p.Request,
-                  timeout: float) -> p.Reply:
+    def _open(self, connection: http.client.HTTPConnection, timeout: float) -> None:
         connection.timeout = timeout
-        fresh = connection.sock is None
-        if fresh:
-            connection.connect()
+        connection.connect()
         sock: socket.socket = connection.sock
-        if fresh and self._address.scheme != "unix":
+        if self._address.scheme != "unix":
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(timeout)
+        connection.sock = cast(socket.socket, _TimedSocket(sock))
+
+    def _exchange(self, connection: http.client.HTTPConnection, request: p.Request,
+                  end: float) -> p.Reply:
+        if connection.sock is None:
+            self._open(connection, _left(end))
+        cast(_TimedSocket, connection.sock).end = end
         headers = {"Host": self._address.host_header, **self._headers, **request.headers}
         connection.request(request.method, self._address.prefix + request.path,
                            body=request.body if request.method != "GET" else None, headers=headers)

@@ -3,6 +3,7 @@
 """The first half scripts every reply; the second half starts $HALUT_BUILD/halutd (default build/halutd)."""
 
 import asyncio
+import contextlib
 import io
 import os
 import re
@@ -39,7 +40,8 @@ def reply(status, body=LABELS, extra=""):
 
 
 class Scripted:
-    """Answers the n-th request with the n-th of `steps`: bytes, "close" (hang up), "stall" (say nothing)."""
+    """Answers the n-th request with the n-th of `steps`: bytes, a list of them (with pauses), "close" (hang up),
+    "stall" (say nothing)."""
 
     def __init__(self, *steps):
         self.steps = list(steps)
@@ -76,10 +78,19 @@ class Scripted:
         step = self.steps.pop(0)
         if step == "stall":
             held.append(connection)
-        if isinstance(step, str):
+        if isinstance(step, list):
+            self.drip(connection, step)
+        if isinstance(step, (str, list)):
             return False
         connection.sendall(step)
         return b"connection: close" not in step.lower()
+
+    @staticmethod
+    def drip(connection, pieces):
+        with contextlib.suppress(OSError):  # the client has gone
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.1)
 
     def __enter__(self):
         return self
@@ -181,6 +192,16 @@ class AgainstScript(unittest.TestCase):
             with self.assertRaises(halutd.TimedOut):
                 call(server.url, lambda c: c.classify(b"x"), timeout=0.3)
             self.assertLess(time.monotonic() - begin, 5)
+
+    @both
+    def test_the_timeout_is_of_the_whole_call(self, call):
+        head, blank, body = reply(200).partition(b"\r\n\r\n")
+        for steps in ([bytes([one]) for one in reply(200)], [head + blank, *(bytes([one]) for one in body)]):
+            with Scripted(steps) as server:
+                begin = time.monotonic()
+                with self.assertRaises(halutd.TimedOut):
+                    call(server.url, lambda c: c.classify(b"x"), timeout=0.5)
+                self.assertLess(time.monotonic() - begin, 3)
 
     @both
     def test_no_server(self, call):

@@ -342,8 +342,8 @@ START_TEST(long_products_are_cut_into_chunks) {
 }
 END_TEST
 
-/* A table that no longer fits beside the buffers is streamed through them from then on, also when its
- * tiles are larger than those of the table that it made room for. */
+/* A table that no longer fits beside the buffers is streamed through them from then on, also when
+ * its tiles are larger than those of the table that it made room for. */
 START_TEST(evicted_tables_fit_the_buffers) {
   uint64_t state = seed;
   struct rig rig;

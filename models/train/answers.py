@@ -64,7 +64,8 @@ def ask_once(path, teachers, images, temperature):
     if answered != asked:
         raise SystemExit(f"{path}: answers of other teachers than these; remove it to ask again")
     if len(answers) != len(images):
-        raise SystemExit(f"{path}: answers to {len(answers)} images, not to these {len(images)}; remove it to ask again")
+        raise SystemExit(f"{path}: answers to {len(answers)} images, not to these {len(images)}; "
+                         "remove it to ask again")
     return answers
 
 

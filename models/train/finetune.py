@@ -38,10 +38,12 @@ def arguments():
                      help="ask the teacher about each image before the first epoch, not about each batch; the answers "
                           "are kept in OUT.answers-TEMPERATURE.npz; the labels then are not smoothed")
     cli.add_argument("--blends", action="store_true",
-                     help="with --ask-once: an epoch is twice as long and half of it are images with another one in them")
+                     help="with --ask-once: an epoch is twice as long and half of it are images with another one in "
+                          "them")
     cli.add_argument("--distil", type=float, help="weight of the teacher's answer in the loss, default 0.9")
     cli.add_argument("--temperature", type=float,
-                     help=f"of distillation, default {TEMPERATURE:g}: the lower, the more it is about the right class alone")
+                     help=f"of distillation, default {TEMPERATURE:g}: the lower, the more it is about the right class "
+                          "alone")
     cli.add_argument("--large-share", type=float, default=1.0, help="of the rate, for tables of more than 2^19 entries")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two looks at the tables' directions")
     cli.add_argument("--mixed", type=float, default=0.0, help="share of the batches whose images are blended in pairs")

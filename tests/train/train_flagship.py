@@ -168,7 +168,8 @@ class Teachers(unittest.TestCase):
         self.assertTrue(np.array_equal(mixed, answers.blends(images)))
         kept = set()
         for image, blend in zip(images.astype(float), mixed.astype(float)):
-            shares = [((blend - other) * (image - other)).sum() / max(((image - other) ** 2).sum(), 1) for other in images]
+            shares = [((blend - other) * (image - other)).sum() / max(((image - other) ** 2).sum(), 1)
+                      for other in images]
             errors = [np.abs(share * image + (1 - share) * other - blend).max() for share, other in zip(shares, images)]
             best = int(np.argmin(errors))
             self.assertLess(errors[best], 1.1)

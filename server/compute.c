@@ -75,7 +75,8 @@ static void late_fail(const struct cursor *at) {
   for (uint32_t i = at->job; i < at->count; i++)
     if (!at->jobs[i]->failed && at->jobs[i]->item.deadline_ns <= now) {
       at->jobs[i]->item.status = HALUT_ETIMEOUT;
-      halut_job_fail(at->jobs[i], HALUT_ETIMEOUT, "the request took longer than compute-timeout-ms");
+      halut_job_fail(at->jobs[i], HALUT_ETIMEOUT,
+                     "the request took longer than compute-timeout-ms");
     }
 }
 

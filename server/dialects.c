@@ -18,7 +18,7 @@ static const struct dialect predict = {&halut_predict_form, &halut_predict_form}
 static const struct dialect examples = {&halut_examples_form, NULL};
 static const struct dialect labels = {&halut_labels_form, NULL};
 
-/* `name` may be NULL: the only model of its kind, and networks come first. Version 0: the newest. */
+/* `name` may be NULL: the only model of its kind, networks first. Version 0: the newest. */
 static enum halut_kind kind_of(const struct halut_app *app, const char *name, uint32_t version) {
   const struct halut_catalog *catalog = app->catalog;
   if (catalog == NULL)
@@ -73,7 +73,8 @@ static void dialect_handle(struct halut_app *app, struct halut_request *request,
   if (request->capture[0].bytes >= sizeof name)
     halut_request_error(request, 404, "no model has so long a name");
   else if (halut_version_read(request, 1, &version))
-    dialect_submit(app, request, dialect, kind_of(app, name, version), name, version, HALUT_AS_BODY);
+    dialect_submit(app, request, dialect, kind_of(app, name, version), name, version,
+                   HALUT_AS_BODY);
 }
 
 void halut_handle_predictions(void *self, struct halut_request *request) {

@@ -103,6 +103,11 @@ static struct halut_client *open_client(uint32_t timeout_ms) {
   return client;
 }
 
+/* Whether the last request, which no NUL ends, has that text in it. */
+static bool has_asked(const struct halut_client *client, const char *text) {
+  return memmem(client->request.data, client->request.bytes, text, strlen(text)) != NULL;
+}
+
 static const char cat[] =
     "{\"model\":\"m\",\"top\":[{\"label\":\"a \\\"cat\\\"\",\"index\":3,"
     "\"probability\":0.75},{\"probability\":0.25,\"index\":5,\"label\":\"dog\"}]}";
@@ -236,11 +241,11 @@ START_TEST(reads_binary_and_json_tensors) {
   ck_assert_float_eq(((float *)outputs[1].data)[1], -1e-3f);
   ck_assert_uint_eq(((uint8_t *)outputs[2].data)[0], 9);
   halut_client_free_outputs(outputs, count);
-  ck_assert_ptr_nonnull(strstr(client->request.data, "\"binary_data_size\":8"));
-  ck_assert_ptr_nonnull(strstr(client->request.data, "\r\nX-Api-Key: k\r\n"));
+  ck_assert(has_asked(client, "\"binary_data_size\":8"));
+  ck_assert(has_asked(client, "\r\nX-Api-Key: k\r\n"));
   char host[sizeof server_url + 10];
   snprintf(host, sizeof host, "\r\nHost: %s\r\n", server_url + strlen("http://"));
-  ck_assert_ptr_nonnull(strstr(client->request.data, host));
+  ck_assert(has_asked(client, host));
   halut_client_close(client);
 }
 END_TEST
@@ -293,7 +298,7 @@ START_TEST(numbers_have_a_point_in_any_locale) {
   count = 1;
   int error = halut_client_infer(client, "m", &input, 1, 0, &output, &count);
   ck_assert_msg(error == 0, "%s", halut_client_error(client));
-  ck_assert_ptr_nonnull(strstr(client->request.data, "\"data\":[1.5]"));
+  ck_assert(has_asked(client, "\"data\":[1.5]"));
   ck_assert_float_eq(((float *)output.data)[1], 2.25f);
   halut_client_free_outputs(&output, count);
   struct halut_client_job job;
@@ -522,7 +527,7 @@ START_TEST(checks_its_arguments) {
   ck_assert_str_eq(client->host, "::1");
   ck_assert_str_eq(client->port, "9");
   ck_assert(begin(client, "GET", "/", 0, ""));
-  ck_assert_ptr_nonnull(strstr(client->request.data, "\r\nHost: [::1]:9\r\n"));
+  ck_assert(has_asked(client, "\r\nHost: [::1]:9\r\n"));
   float a = 0, *c;
   size_t outputs;
   ck_assert_int_eq(halut_client_matmul(client, "m", &a, 0, 1, &c, &outputs), HALUT_CLIENT_EINVALID);

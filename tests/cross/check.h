@@ -46,6 +46,7 @@ typedef Suite SRunner;
 #define ck_assert_uint_eq(left, right) ck_assert_msg((left) == (right), "differ")
 #define ck_assert_ptr_ne(left, right) ck_assert_msg((left) != (right), "equal")
 #define ck_assert_ptr_nonnull(pointer) ck_assert_msg((pointer), "NULL")
+#define ck_assert_ptr_null(pointer) ck_assert_msg(!(pointer), "not NULL")
 
 static inline Suite *suite_create(const char *name) {
   (void)name;

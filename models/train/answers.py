@@ -25,10 +25,10 @@ def view(images, number):
     return seen[..., ::-1] if number % 2 else seen
 
 
-def blends(images):
-    """As many uint8 images again, each with another one in it: it keeps half to all of its own light. Always the same,
-    so that answers may be kept."""
-    rng = np.random.default_rng(0)
+def blends(images, seed):
+    """As many uint8 images again, each with another one in it: it keeps half to all of its own light. Always the same
+    of one seed, so that answers may be kept."""
+    rng = np.random.default_rng(seed)
     other, kept = rng.permutation(len(images)), rng.uniform(0.5, 1, len(images)).astype(np.float32)
     mixed = np.empty_like(images)
     for n, share in enumerate(kept):
@@ -53,20 +53,18 @@ def digest(teacher):
 
 
 def ask_once(path, teachers, images, temperature):
-    """The same, from `path`, an .npz, where it was kept there with the digests of these teachers."""
-    asked = sorted(digest(teacher) for teacher in teachers)
+    """The same, from `path`, an .npz, where it was kept there with the digests of these teachers and images."""
+    asked = {"teachers": sorted(digest(teacher) for teacher in teachers),
+             "images": hashlib.sha256(np.ascontiguousarray(images)).hexdigest()}
     if not os.path.exists(path):
         with open(path + ".part", "wb") as file:
-            np.savez(file, answers=ask(teachers, images, temperature), teachers=asked)
+            np.savez(file, answers=ask(teachers, images, temperature), **asked)
         os.replace(path + ".part", path)
     with np.load(path) as kept:
-        answers, answered = kept["answers"], kept["teachers"].tolist()
-    if answered != asked:
-        raise SystemExit(f"{path}: answers of other teachers than these; remove it to ask again")
-    if len(answers) != len(images):
-        raise SystemExit(f"{path}: answers to {len(answers)} images, not to these {len(images)}; "
-                         "remove it to ask again")
-    return answers
+        for what, now in asked.items():
+            if what not in kept or kept[what].tolist() != now:
+                raise SystemExit(f"{path}: answers of or to other {what} than these; remove it to ask again")
+        return kept["answers"]
 
 
 def believe(answers, labels, weight, temperature):

@@ -39,7 +39,7 @@ def arguments():
                           "are kept in OUT.answers-TEMPERATURE.npz; the labels then are not smoothed")
     cli.add_argument("--blends", action="store_true",
                      help="with --ask-once: an epoch is twice as long and half of it are images with another one in "
-                          "them")
+                          "them, which --seed chooses")
     cli.add_argument("--distil", type=float, help="weight of the teacher's answer in the loss, default 0.9")
     cli.add_argument("--temperature", type=float,
                      help=f"of distillation, default {TEMPERATURE:g}: the lower, the more it is about the right class "
@@ -88,7 +88,7 @@ def main():
     teachers = [load_teacher(path).to(device) for path in args.teacher or ()]
     if args.ask_once:
         if args.blends:
-            images = np.concatenate([images, blends(images)])
+            images = np.concatenate([images, blends(images, args.seed)])
         answers = ask_once(f"{args.out}.answers-{args.temperature:g}.npz", teachers, images, args.temperature)
         labels, teachers = believe(answers, labels, args.distil, args.temperature), []
     batches = Batches(images, labels, args.batch, cutout=args.cutout, seed=args.seed)

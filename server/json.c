@@ -16,7 +16,7 @@
 
 /* ---- Splitting ---- */
 
-enum { DEPTH_LIMIT = 512, CUTS_FIRST = 16, MARK_MAX = 16, OUT_FIRST = 1024, FORMAT_BYTES = 95 };
+enum { DEPTH_LIMIT = 512, CUTS_FIRST = 16, MARK_MAX = 32, OUT_FIRST = 1024, FORMAT_BYTES = 95 };
 
 /* A piece of the body that the envelope has a mark for. */
 struct cut {
@@ -26,6 +26,7 @@ struct cut {
 struct split {
   const char *body, *end, *p;
   const char *const *keys;
+  json_int_t seal; /* of the marks, which no client can know: [0] of its own is not taken for one */
   uint32_t depth, depth_max;
   bool object[DEPTH_LIMIT + 1]; /* by depth: the container is an object */
   bool list[DEPTH_LIMIT + 1];   /* by depth: it is an array at one of the keys */
@@ -106,7 +107,8 @@ static bool is_number_array(const char *p, const char *end) {
 }
 
 static int put(struct split *s, const char *text, size_t bytes) {
-  if (bytes > HALUT_JSON_ENVELOPE_MAX - s->envelope_bytes) {
+  size_t room = HALUT_JSON_ENVELOPE_MAX + (size_t)s->count * MARK_MAX; /* marks are not counted */
+  if (bytes > room - s->envelope_bytes) {
     return halut_fail(s->diag, HALUT_ELIMIT, (uint64_t)(s->p - s->body),
                       "JSON: more than %d bytes beside its arrays of numbers and base64 strings",
                       HALUT_JSON_ENVELOPE_MAX);
@@ -138,7 +140,12 @@ static int grow(struct split *s) {
   return 0;
 }
 
-/* Replaces the value from s->p to `next` by its index in brackets. */
+/* Its address, a number that is not told to anyone. */
+static json_int_t seal_of(const struct halut_json *json) {
+  return (json_int_t)(uintptr_t)json;
+}
+
+/* Replaces the value from s->p to `next` by its mark: [index, seal]. */
 static int cut_out(struct split *s, const char *next) {
   int error = grow(s);
   if (error != 0)
@@ -150,7 +157,8 @@ static int cut_out(struct split *s, const char *next) {
                                 .offset = (uint64_t)(s->p - s->body) + is_string,
                                 .is_string = is_string};
   char mark[MARK_MAX];
-  size_t mark_bytes = (size_t)snprintf(mark, sizeof mark, "[%u]", s->count);
+  size_t mark_bytes = (size_t)snprintf(mark, sizeof mark, "[%u,%" JSON_INTEGER_FORMAT "]",
+                                       s->count, s->seal);
   s->cuts[s->count] = (struct cut){.body_at = (size_t)(s->p - s->body),
                                    .body_bytes = (size_t)(next - s->p),
                                    .mark_at = s->envelope_bytes,
@@ -275,6 +283,7 @@ int halut_json_open(const char *body, size_t bytes, const char *const *keys, uin
                         .depth_max = depth_max,
                         .diag = diag};
   struct halut_json *json = calloc(1, sizeof *json);
+  split.seal = seal_of(json);
   size_t room = bytes < HALUT_JSON_ENVELOPE_MAX ? bytes : HALUT_JSON_ENVELOPE_MAX;
   split.envelope = malloc(room + HALUT_JSON_SLICES_MAX * MARK_MAX + 1);
   int error = json == NULL || split.envelope == NULL
@@ -307,10 +316,11 @@ void halut_json_close(struct halut_json *json) {
 
 const struct halut_json_slice *halut_json_slice(const struct halut_json *json,
                                                 const json_t *value) {
-  if (!json_is_array(value) || json_array_size(value) != 1)
+  if (!json_is_array(value) || json_array_size(value) != 2)
     return NULL;
-  const json_t *index = json_array_get(value, 0);
-  if (!json_is_integer(index))
+  const json_t *index = json_array_get(value, 0), *seal = json_array_get(value, 1);
+  if (!json_is_integer(index) || !json_is_integer(seal) ||
+      json_integer_value(seal) != seal_of(json))
     return NULL;
   json_int_t i = json_integer_value(index);
   return i >= 0 && i < (json_int_t)json->slice_count ? &json->slices[i] : NULL;

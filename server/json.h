@@ -46,7 +46,7 @@ struct halut_json {
  *
  * A big value is the value of a member, at any depth, whose key is in `keys` (NULL-terminated) and
  * which is a string, or an array whose first scalar is not a string or object: numbers, however
- * nested. Such a value is replaced in the envelope by an array of its index: see halut_json_slice.
+ * nested. Such a value is replaced in the envelope by a mark of its own: see halut_json_slice.
  * An array at such a key that holds strings or objects stays in the envelope: each string in it, or
  * in an array in it, is a big value too, and those inside its objects are found by their own keys.
  *

@@ -96,6 +96,19 @@ START_TEST(is_not_fooled_by_strings) {
 }
 END_TEST
 
+/* Where a string is asked for, what a client wrote itself is no mark of one that was cut out. */
+START_TEST(is_not_fooled_by_what_looks_like_a_mark) {
+  struct halut_json *json = open_body("{\"data\":[\"eA==\",[0],[0,0]],\"\\u0061\":[0]}");
+  ck_assert_uint_eq(json->slice_count, 1);
+  const json_t *list = json_object_get(json->root, "data");
+  expect_slice(json, json_array_get(list, 0), "eA==", true);
+  ck_assert_ptr_null(halut_json_slice(json, json_array_get(list, 1)));
+  ck_assert_ptr_null(halut_json_slice(json, json_array_get(list, 2)));
+  ck_assert_ptr_null(halut_json_slice(json, json_object_get(json->root, "a")));
+  halut_json_close(json);
+}
+END_TEST
+
 START_TEST(cuts_big_arrays_at_every_alignment) {
   for (size_t pad = 0; pad < 140; pad++) {
     char array[1024], body[1400];
@@ -325,6 +338,7 @@ int main(void) {
   tcase_add_test(all, leaves_arrays_of_objects_and_other_keys);
   tcase_add_test(all, cuts_out_the_strings_of_a_list);
   tcase_add_test(all, is_not_fooled_by_strings);
+  tcase_add_test(all, is_not_fooled_by_what_looks_like_a_mark);
   tcase_add_test(all, cuts_big_arrays_at_every_alignment);
   tcase_add_test(all, refuses_with_line_and_column);
   tcase_add_test(all, limits_the_envelope);

@@ -383,6 +383,7 @@ class Inferring(Case):
         for words, shape, values in (("of 2 base64 strings", [2], texts), ("data[1]: b64: ", [2], [texts[0], "?"]),
                                      ("data[0]: b64: must be", [1], [[texts[0]]]), ("base64 strings", [1], [1]),
                                      ("data[1]: b64: must be", [2], [texts[0], {}]),
+                                     ("data[1]: b64: must be", [2], [texts[0], [0]]),
                                      ("data[0]: image: ", [1], ["QUJD"]), ("base64 strings", [1], texts[0])):
             self.refused(400, words, self.infer(CIFAR, {"name": "image", "shape": shape, "datatype": "BYTES",
                                                         "data": values}))

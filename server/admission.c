@@ -7,6 +7,8 @@
 #include "handlers.h"
 #include "inspect.h"
 
+enum { VERSION_SHOWN_MAX = 15 };
+
 void halut_answer(struct halut_request *request, unsigned status, const char *type,
                   struct halut_json_out *out) {
   struct halut_reply reply = {.status = status, .type = type, .owned = true};
@@ -55,20 +57,29 @@ bool halut_settings_open(struct halut_app *app, struct halut_request *request,
   return error == HALUT_OK;
 }
 
-bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version) {
-  size_t bytes = request->capture[index].bytes;
+bool halut_version_is(const char *text, size_t bytes, uint32_t *version) {
   char copy[16], *end = NULL;
-  if (bytes == 0)
+  *version = 0;
+  if (bytes == 0 || (bytes == 6 && memcmp(text, "latest", 6) == 0))
     return true;
-  snprintf(copy, sizeof copy, "%.*s", (int)bytes, request->capture[index].text);
+  snprintf(copy, sizeof copy, "%.*s", (int)bytes, text);
   unsigned long number = strtoul(copy, &end, 10);
-  bool is_number = bytes < sizeof copy && copy[0] >= '1' && copy[0] <= '9' &&
-                   (*end == '\0' || strcmp(end, ".0") == 0) && number <= UINT32_MAX;
-  if (is_number)
-    *version = (uint32_t)number;
-  else
-    halut_request_error(request, 404, "no version \"%s\": versions are whole numbers from 1", copy);
-  return is_number;
+  if (bytes >= sizeof copy || copy[0] < '1' || copy[0] > '9' ||
+      (*end != '\0' && strcmp(end, ".0") != 0) || number > UINT32_MAX)
+    return false;
+  *version = (uint32_t)number;
+  return true;
+}
+
+bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version) {
+  const char *text = request->capture[index].text;
+  size_t bytes = request->capture[index].bytes;
+  int shown = bytes < VERSION_SHOWN_MAX ? (int)bytes : VERSION_SHOWN_MAX;
+  bool is_version = halut_version_is(text, bytes, version);
+  if (!is_version)
+    halut_request_error(request, 404, "no version \"%.*s\": versions are whole numbers from 1",
+                        shown, text);
+  return is_version;
 }
 
 static void job_count(struct halut_app *app, struct halut_job *job) {
@@ -171,11 +182,6 @@ bool halut_job_query(struct halut_job *job, struct halut_request *request) {
 struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
                                 enum halut_kind kind, const struct halut_job_form *form) {
   /* While draining too: who has a connection by then is answered, and told that it was the last. */
-  if (app->catalog == NULL) {
-    app->metrics.rejected_unready++;
-    halut_request_error(request, 503, "no model is loaded yet");
-    return NULL;
-  }
   struct halut_job *job = calloc(1, sizeof *job);
   if (job == NULL) {
     halut_request_error(request, 503, "no memory for the request; try again");

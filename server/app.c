@@ -60,10 +60,6 @@ void halut_app_log(const struct halut_app *app, uint32_t level, const char *form
   fputc('\n', stderr);
 }
 
-bool halut_app_is_ready(const struct halut_app *app) {
-  return app->catalog != NULL && !app->draining;
-}
-
 static void access_write(struct halut_app *app, const struct halut_request *request, bool sent,
                          uint64_t ns) {
   struct halut_json_out out = {0};

@@ -74,9 +74,6 @@ bool halut_app_admit(void *self, struct halut_request *request);
 void halut_app_ended(void *self, const struct halut_request *request, bool sent);
 void halut_app_dropped(void *self, const char *reason);
 
-/* Models are loaded and no signal has asked to stop. */
-bool halut_app_is_ready(const struct halut_app *app);
-
 /* Loads the model directory, keys and certificate anew, once more after a reload under way. */
 void halut_app_reload(struct halut_app *app);
 /* Loads the files of one model, even if it was unloaded, at once or after what is under way; then

@@ -21,8 +21,6 @@ static const struct dialect labels = {&halut_labels_form, NULL};
 /* `name` may be NULL: the only model of its kind, networks first. Version 0: the newest. */
 static enum halut_kind kind_of(const struct halut_app *app, const char *name, uint32_t version) {
   const struct halut_catalog *catalog = app->catalog;
-  if (catalog == NULL)
-    return HALUT_NETWORK; /* about to be refused */
   if (name != NULL) {
     const struct halut_entry *entry = halut_catalog_named(catalog, name, version);
     return entry != NULL ? entry->info->kind : HALUT_NETWORK;
@@ -98,10 +96,10 @@ void halut_handle_labels(void *self, struct halut_request *request) {
 }
 
 void halut_handle_ping(void *self, struct halut_request *request) {
-  bool is_ready = halut_app_is_ready(self);
+  const struct halut_app *app = self;
   struct halut_json_out out = {0};
-  halut_json_out_format(&out, "{\"status\":\"%s\"}\n", is_ready ? "Healthy" : "Unhealthy");
-  halut_answer(request, is_ready ? 200 : 503, "application/json", &out);
+  halut_json_out_format(&out, "{\"status\":\"%s\"}\n", app->draining ? "Unhealthy" : "Healthy");
+  halut_answer(request, app->draining ? 503 : 200, "application/json", &out);
 }
 
 /* ---- SageMaker: one path, the headers say what comes and what is wanted ---- */

@@ -49,12 +49,14 @@ bool halut_query_only(struct halut_request *request, const char *const *names);
 bool halut_settings_open(struct halut_app *app, struct halut_request *request,
                          struct halut_json **out);
 
-/* A version in the path, capture `index`: "3", or "3.0" as TorchServe writes it; left as it is if
- * the path has none. False after an answer. */
+/* A version of a path: "3", "3.0" as TorchServe writes it, or 0, the newest, for "latest" and none.
+ * False if it cannot be one. */
+bool halut_version_is(const char *text, size_t bytes, uint32_t *version);
+/* That of capture `index`. False after an answer. */
 bool halut_version_read(struct halut_request *request, size_t index, uint32_t *version);
 
 /* admission.c. A job of the current catalogue, owned by the request; NULL after an answer (503
- * while loading). `form` reads and writes it. */
+ * without memory). `form` reads and writes it. */
 struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *request,
                                 enum halut_kind kind, const struct halut_job_form *form);
 /* Takes "backend", or that and "model", from the query. False after an answer. */

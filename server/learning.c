@@ -208,9 +208,9 @@ void halut_handle_learn(void *self, struct halut_request *request) {
     halut_request_error(request, 403, "learning is off here (learn)");
     return;
   }
-  if (!halut_app_is_ready(app)) {
+  if (app->draining) {
     app->metrics.rejected_unready++;
-    halut_request_error(request, 503, app->draining ? "shutting down" : "no model is loaded yet");
+    halut_request_error(request, 503, "shutting down");
     return;
   }
   if (halut_learner_reserve(learner) != HALUT_OK) {

@@ -72,7 +72,7 @@ void halut_handle_models(void *self, struct halut_request *request) {
   const struct halut_app *app = self;
   struct halut_json_out out = {0};
   halut_json_out_format(&out, "{\"models\":[");
-  for (uint32_t i = 0; app->catalog != NULL && i < app->catalog->count; i++) {
+  for (uint32_t i = 0; i < app->catalog->count; i++) {
     halut_json_out_format(&out, i > 0 ? "," : "");
     entry_print(app->catalog, app->catalog->entries[i], false, &out);
     halut_json_out_format(&out, "}");
@@ -90,7 +90,7 @@ void halut_handle_model(void *self, struct halut_request *request) {
   uint32_t version = 0;
   if (!halut_version_read(request, 1, &version))
     return;
-  if (app->catalog != NULL && request->capture[0].bytes < sizeof name)
+  if (request->capture[0].bytes < sizeof name)
     entry = halut_catalog_named(app->catalog, name, version);
   if (entry == NULL && version != 0)
     halut_request_error(request, 404, "no version %u of a model named \"%s\"", version, name);

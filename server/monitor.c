@@ -24,10 +24,8 @@ void halut_handle_health(void *self, struct halut_request *request) {
   const struct halut_app *app = self;
   struct halut_json_out out = {0};
   halut_json_out_format(&out, "{\"status\":\"%s\"}\n",
-                        app->draining             ? "draining"
-                        : halut_app_is_ready(app) ? "ready"
-                                                  : "loading");
-  halut_answer(request, halut_app_is_ready(app) ? 200 : 503, "application/json", &out);
+                        app->draining ? "draining" : "ready");
+  halut_answer(request, app->draining ? 503 : 200, "application/json", &out);
 }
 
 void halut_handle_metrics(void *self, struct halut_request *request) {
@@ -51,9 +49,9 @@ void halut_handle_metrics(void *self, struct halut_request *request) {
                                 .event_streams = app->learning.events.count,
                                 .uptime_ns = halut_clock_ns() - app->started_ns,
                                 .resident_bytes = resident * (size_t)sysconf(_SC_PAGESIZE),
-                                .models = app->catalog != NULL ? app->catalog->count : 0,
+                                .models = app->catalog->count,
                                 .certificate_expires_s = app->tls ? app->tls->expires_s : 0,
-                                .ready = halut_app_is_ready(app),
+                                .ready = !app->draining,
                                 .triton = app->config.metrics_triton != 0};
   for (int s = 0; app->learning.learner != NULL && s < HALUT_TASK_STATES; s++)
     gauges.learning[s] = halut_learner_count(app->learning.learner, (enum halut_task_state)s);

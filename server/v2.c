@@ -32,9 +32,7 @@ static void not_ready(const struct halut_app *app, struct halut_request *request
   struct halut_json_out out = {0};
   struct halut_reply reply = {.status = 503, .type = "application/json", .owned = true};
   halut_json_out_format(&out, "{%s,\"ready\":false,\"error\":", members);
-  if (app->draining)
-    reason = "shutting down";
-  halut_json_out_string(&out, reason != NULL ? reason : "no model is loaded yet");
+  halut_json_out_string(&out, reason != NULL && !app->draining ? reason : "shutting down");
   halut_json_out_format(&out, "}");
   reply.body = halut_json_out_take(&out, &reply.bytes);
   halut_reply_header(&reply, "Retry-After", "1");
@@ -47,7 +45,7 @@ static void not_ready(const struct halut_app *app, struct halut_request *request
 void halut_handle_v2_ready(void *self, struct halut_request *request) {
   const struct halut_app *app = self;
   struct halut_json_out out = {0};
-  if (!halut_app_is_ready(app)) {
+  if (app->draining) {
     not_ready(app, request, "\"live\":true", NULL);
     return;
   }
@@ -56,21 +54,6 @@ void halut_handle_v2_ready(void *self, struct halut_request *request) {
 }
 
 /* ---- the models ---- */
-
-/* The version of the path: 0 for the newest (none, or "latest"); false if it cannot be one. */
-static bool version_read(const char *text, size_t bytes, uint32_t *out) {
-  uint64_t version = 0;
-  *out = 0;
-  if (bytes == 0 || (bytes == 6 && memcmp(text, "latest", 6) == 0))
-    return true;
-  for (size_t i = 0; i < bytes; i++) {
-    if (text[i] < '0' || text[i] > '9' || version > UINT32_MAX)
-      return false;
-    version = version * 10 + (uint64_t)(text[i] - '0');
-  }
-  *out = (uint32_t)version;
-  return version > 0 && version <= UINT32_MAX;
-}
 
 /* What the path of a request names. */
 struct named {
@@ -84,7 +67,7 @@ static struct named named_read(const struct halut_request *request) {
   size_t bytes = request->capture[0].bytes;
   snprintf(named.name, sizeof named.name, "%.*s", (int)bytes, request->capture[0].text);
   named.is_possible =
-      version_read(request->capture[1].text, request->capture[1].bytes, &named.version) &&
+      halut_version_is(request->capture[1].text, request->capture[1].bytes, &named.version) &&
       bytes < sizeof named.name;
   return named;
 }
@@ -92,10 +75,6 @@ static struct named named_read(const struct halut_request *request) {
 struct halut_entry *halut_v2_entry(struct halut_app *app, struct halut_request *request) {
   struct named named = named_read(request);
   struct halut_entry *entry = NULL;
-  if (app->catalog == NULL) {
-    halut_request_error(request, 503, "no model is loaded yet");
-    return NULL;
-  }
   if (named.is_possible)
     entry = halut_catalog_named(app->catalog, named.name, named.version);
   if (entry == NULL && request->capture[1].bytes > 0)
@@ -111,7 +90,7 @@ void halut_handle_v2_models(void *self, struct halut_request *request) {
   struct halut_json_out out = {0};
   const char *comma = "";
   halut_json_out_format(&out, "{\"models\":[");
-  for (uint32_t i = 0; app->catalog != NULL && i < app->catalog->count; i++) {
+  for (uint32_t i = 0; i < app->catalog->count; i++) {
     struct halut_entry *entry = app->catalog->entries[i];
     if (halut_catalog_named(app->catalog, entry->info->name, 0) != entry)
       continue; /* an older version */
@@ -124,7 +103,7 @@ void halut_handle_v2_models(void *self, struct halut_request *request) {
 
 /* Why a model that has a file is not served; NULL if it is served, or has none. */
 static const char *absence_of(const struct halut_catalog *catalog, const struct named *named) {
-  if (catalog == NULL || !named->is_possible ||
+  if (!named->is_possible ||
       halut_catalog_named(catalog, named->name, named->version) != NULL)
     return NULL;
   for (uint32_t i = 0; i < catalog->note_count; i++)
@@ -147,7 +126,7 @@ void halut_handle_v2_model_ready(void *self, struct halut_request *request) {
   char *members = halut_json_out_take(&out, &bytes);
   if (members == NULL)
     halut_request_error(request, 503, "no memory for the reply; try again");
-  else if (absence != NULL || !halut_app_is_ready(app))
+  else if (absence != NULL || app->draining)
     not_ready(app, request, members, absence);
   else {
     halut_json_out_format(&out, "{%s,\"ready\":true}", members);

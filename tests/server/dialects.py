@@ -126,7 +126,8 @@ class Dialects(unittest.TestCase):
         best = sorted(self.tops[0])
         labels = self.good("GET", "/v1/models/resnet9-cifar10")["labels"]
         for name, instances in bodies.items():
-            for path in ("/v1/models/resnet9-cifar10:predict", "/v1/models/resnet9-cifar10/versions/1:predict"):
+            for path in ("/v1/models/resnet9-cifar10:predict", "/v1/models/resnet9-cifar10/versions/1:predict",
+                         "/v1/models/resnet9-cifar10/versions/latest:predict"):
                 with self.subTest(name, path=path):
                     body = json.dumps({"signature_name": "s", "instances": instances}).encode()
                     reply = self.good("POST", path, body)

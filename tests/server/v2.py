@@ -647,7 +647,8 @@ class Repository(unittest.TestCase):
         self.assertEqual(self.index({"ready": True}), {("signal", "1"): ("READY", "")})
         self.refused(404, f"Request for unknown model: '{SMALL}' is not found", self.infer())
         self.assertEqual(self.ready(SMALL), (503, "unloaded"))
-        self.assertEqual(self.daemon.ask("GET", f"/v2/models/{SMALL}/versions/3/ready").status, 404)
+        for version in ("3", "0", "01", "x", "4294967297"):
+            self.assertEqual(self.daemon.ask("GET", f"/v2/models/{SMALL}/versions/{version}/ready").status, 404)
         self.assertEqual(self.daemon.ask("GET", "/v2/health/ready").status, 200)
         self.refused(404, "failed to unload", self.post(f"/v2/repository/models/{SMALL}/unload"))
         loaded = self.post(f"/v2/repository/models/{SMALL}/load")

@@ -1,6 +1,8 @@
 #include "cpu.h"
 
+#include <inttypes.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -58,10 +60,38 @@ const char *halut_cpu_name(uint32_t flags) {
   return "ref";
 }
 
+uint32_t halut_cpu_quota(const char *path) {
+  FILE *file = fopen(path, "re");
+  uint64_t quota = 0, period = 0;
+  if (file == NULL) return UINT32_MAX;
+  const int read = fscanf(file, "%" SCNu64 " %" SCNu64, &quota, &period); /* "max" is no number */
+  fclose(file);
+  if (read != 2 || quota == 0 || period == 0) return UINT32_MAX;
+  const uint64_t whole = quota / period + (quota % period > 0);
+  return whole < UINT32_MAX ? (uint32_t)whole : UINT32_MAX;
+}
+
+/* The control group that this process is in; inside a container its own is the top one. */
+static uint32_t group_quota(void) {
+  char line[512], path[600];
+  uint32_t quota = UINT32_MAX;
+  FILE *file = fopen("/proc/self/cgroup", "re");
+  if (file == NULL) return quota;
+  while (fgets(line, sizeof line, file) != NULL) {
+    line[strcspn(line, "\n")] = '\0';
+    if (strncmp(line, "0::", 3) != 0) continue;
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", line + 3);
+    quota = halut_cpu_quota(path);
+  }
+  fclose(file);
+  return quota;
+}
+
 uint32_t halut_cpu_count(void) {
   cpu_set_t set;
   /* It fails where there are more than the set can name. */
-  const long count =
+  const long allowed =
       sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
-  return count > 0 ? (uint32_t)count : 1;
+  const uint32_t count = allowed > 0 ? (uint32_t)allowed : 1, quota = group_quota();
+  return count < quota ? count : quota;
 }

@@ -34,7 +34,12 @@ int halut_cpu_ceiling(const char *name, uint32_t *mask_out, struct halut_diag *d
 /* Name of the best flag in `flags`, "ref" for none. */
 const char *halut_cpu_name(uint32_t flags);
 
-/* Processors that the calling thread may run on, at least 1: its affinity, not what is there. */
+/* Processors that the calling thread may use, at least 1: its affinity, not what is there, and no
+ * more than the quota of its control group, if that is of version 2. */
 uint32_t halut_cpu_count(void);
+
+/* Processors' worth of time that a control group's file cpu.max allows, rounded up; UINT32_MAX
+ * where it sets no limit or cannot be read. */
+uint32_t halut_cpu_quota(const char *path);
 
 #endif

@@ -232,7 +232,7 @@ START_TEST(takes_as_many_threads_as_processors_it_may_use) {
   cpu_set_t one, allowed;
   struct halut_learn_options options = {.codebooks = 4};
   ck_assert_int_eq(sched_getaffinity(0, sizeof allowed, &allowed), 0);
-  ck_assert_uint_eq(halut_cpu_count(), (uint32_t)CPU_COUNT(&allowed));
+  ck_assert_uint_le(halut_cpu_count(), (uint32_t)CPU_COUNT(&allowed)); /* less under a quota */
   CPU_ZERO(&one);
   for (size_t cpu = 0; CPU_COUNT(&one) == 0; cpu++)
     if (CPU_ISSET(cpu, &allowed))
@@ -482,6 +482,27 @@ static int stop_within(void *self, const char *phase, size_t done, size_t total)
 }
 
 /* One codebook is one step, and so is the factorisation. */
+START_TEST(reads_the_quota_of_a_control_group) {
+  static const struct {
+    const char *text;
+    uint32_t processors;
+  } cases[] = {{"max 100000\n", UINT32_MAX}, {"200000 100000\n", 2}, {"150000 100000\n", 2},
+               {"1000 100000\n", 1},         {"", UINT32_MAX},       {"100000 0\n", UINT32_MAX}};
+  char path[] = "/tmp/halut-quota-XXXXXX";
+  int file = mkstemp(path);
+  ck_assert_int_ge(file, 0);
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    ck_assert_int_eq(ftruncate(file, 0), 0);
+    ck_assert_int_eq(pwrite(file, cases[i].text, strlen(cases[i].text), 0),
+                     (ssize_t)strlen(cases[i].text));
+    ck_assert_msg(halut_cpu_quota(path) == cases[i].processors, "%s", cases[i].text);
+  }
+  close(file);
+  unlink(path);
+  ck_assert_uint_eq(halut_cpu_quota(path), UINT32_MAX);
+}
+END_TEST
+
 START_TEST(can_be_canceled_within_a_long_step) {
   static const struct early_stop stops[] = {{"growing trees", 2, 0},   /* centring */
                                             {"growing trees", 6, 0},   /* the first level */
@@ -652,6 +673,7 @@ int main(void) {
     tcase_add_loop_test(tcase, equals_the_reference, 0, SETTINGS);
   tcase_add_loop_test(tcase, gives_the_same_bytes_for_any_number_of_threads, 0, 2);
   tcase_add_test(tcase, takes_as_many_threads_as_processors_it_may_use);
+  tcase_add_test(tcase, reads_the_quota_of_a_control_group);
   tcase_add_test(tcase, the_seed_chooses_the_rows_of_the_trees);
   tcase_add_test(tcase, reports_the_error_of_what_is_served);
   tcase_add_test(tcase, learns_the_uniform_example);

@@ -79,9 +79,25 @@ static void rtl_close(struct halut_backend *backend) {
   free(backend);
 }
 
+/* Here, not in sim.cpp, which is compiled for such a processor itself. */
+static int cpu_check(struct halut_diag *diag) {
+#ifdef HALUT_RTL_V3
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("bmi2")) {
+    return halut_fail(diag, HALUT_EINVALID, 0,
+                      "rtl backend: this build of the accelerator needs a processor with AVX2, FMA "
+                      "and BMI2");
+  }
+#endif
+  (void)diag;
+  return 0;
+}
+
 static int rtl_open(const char *options, struct halut_backend **out, struct halut_diag *diag) {
   struct rtl_options parsed = {0};
-  int err = options_parse(options, &parsed, diag);
+  int err = cpu_check(diag);
+  if (!err)
+    err = options_parse(options, &parsed, diag);
   if (err)
     return err;
   struct halut_backend *backend = calloc(1, sizeof *backend);

@@ -3,7 +3,7 @@
 # Each Verilated model is one object, $(BUILD)/rtl/<model>.o, made once and kept until its sources change. `unit` is
 # the backend's; the others are small ones for the tests, with assertions on.
 VERILATOR ?= $(shell command -v verilator)
-# What the C++ compiler may use for the simulated accelerator; opening it checks that the CPU has it.
+# What the C++ compiler may use for the simulated accelerator; opening the backend checks that the processor has it.
 RTL_MARCH ?= $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v3)
 # Liberty file for `make synth` and `make power`; by default the one of Debian's qflow-tech-osu035.
 LIBERTY ?= /usr/share/qflow/tech/osu035/osu035_stdcells.lib
@@ -26,10 +26,11 @@ RTL_VERILATE = $(VERILATOR) --cc -O3 --x-assign fast --x-initial fast --trace-fs
   --unroll-stmts 1000000 --top-module halut_top
 # Verilator's headers read and store words where they lie.
 RTL_SANITIZE := $(filter -fsanitize% -fno-sanitize%,$(CFLAGS)) -fno-sanitize=alignment
-RTL_OPT = -O3 $(RTL_MARCH) $(RTL_SANITIZE)
+RTL_OPT = -O3 $(RTL_SANITIZE)
 
 ifneq ($(VERILATOR),)
 VERILATOR_INCLUDE := $(shell $(VERILATOR) --getenv VERILATOR_ROOT)/include
+# Without RTL_MARCH: parts of the runtime run before anything could be checked.
 RTL_CXX = $(CXX) -std=c++17 $(RTL_OPT) -DVM_TRACE=1 -DVM_TRACE_FST=1 -DVM_COVERAGE=0 -DVM_SC=0 \
   -isystem $(VERILATOR_INCLUDE) -isystem $(VERILATOR_INCLUDE)/vltstd -MMD -MP
 
@@ -42,24 +43,26 @@ $(BUILD)/rtl/$(1)/V$(1)__ALL.a: $(BUILD)/rtl/$(1)/V$(1).mk
 	$$(MAKE) --no-print-directory -s -C $$(@D) -f V$(1).mk CXX="$(CXX)" OPT_FAST="$(4)" OPT_SLOW="-O0 $(RTL_SANITIZE)" \
 	  OPT_GLOBAL=-O0 V$(1)__ALL.a
 $(BUILD)/rtl/$(1)/sim.o: rtl/sim.cpp $(BUILD)/rtl/$(1)/V$(1).mk
-	$(RTL_CXX) -Wall -Wextra -Wshadow -Werror -DHALUT_SIM=$(1) -DHALUT_SIM_HEADER='"V$(1).h"' \
+	$(RTL_CXX) $(RTL_MARCH) -Wall -Wextra -Wshadow -Werror -DHALUT_SIM=$(1) -DHALUT_SIM_HEADER='"V$(1).h"' \
 	  -isystem $$(@D) -c -o $$@ $$<
 $(BUILD)/rtl/$(1).o: $(BUILD)/rtl/$(1)/sim.o $(BUILD)/rtl/$(1)/V$(1)__ALL.a
 	$(LD) -r -o $$@ $(BUILD)/rtl/$(1)/sim.o --whole-archive $(BUILD)/rtl/$(1)/V$(1)__ALL.a
 endef
-$(eval $(call rtl_model,unit,$(RTL_UNIT),--noassert -DSYNTHESIS,$(RTL_OPT)))
+$(eval $(call rtl_model,unit,$(RTL_UNIT),--noassert -DSYNTHESIS,$(RTL_OPT) $(RTL_MARCH)))
 $(eval $(call rtl_model,tiled,$(RTL_TILED),--assert,-O1 $(RTL_SANITIZE)))
 $(eval $(call rtl_model,narrow,$(RTL_NARROW),--assert,-O1 $(RTL_SANITIZE)))
 $(eval $(call rtl_model,flat,$(RTL_FLAT),--assert,-O1 $(RTL_SANITIZE)))
 
 RTL_RUNTIME := $(patsubst %,$(BUILD)/rtl/runtime/%.o,verilated verilated_threads verilated_fst_c)
-$(BUILD)/rtl/runtime/%.o: $(VERILATOR_INCLUDE)/%.cpp
+$(BUILD)/rtl/runtime/%.o: $(VERILATOR_INCLUDE)/%.cpp rtl/rtl.mk
 	@mkdir -p $(@D)
 	$(RTL_CXX) -fno-sanitize=undefined -c -o $@ $< # nor is its waveform writer ours
 
 RTL_OBJ := $(BUILD)/rtl/unit.o $(RTL_RUNTIME)
 RTL_LIBS = -lstdc++ -lz
-$(BUILD)/rtl/backend_rtl.o: HALUT_CFLAGS += -DHALUT_RTL_SIM
+$(BUILD)/rtl/backend_rtl.o: HALUT_CFLAGS += -DHALUT_RTL_SIM $(if $(filter %=x86-64-v3,$(RTL_MARCH)),-DHALUT_RTL_V3)
+# It is compiled again when Verilator has been installed.
+$(BUILD)/rtl/backend_rtl.o: $(RTL_OBJ)
 $(BUILD)/tests/check_rtl: $(RTL_TEST_MODELS:%=$(BUILD)/rtl/%.o)
 # The daemon with a device that can fall silent in place of `unit`: the first definition is the one that is linked.
 TEST_PROGRAMS += $(BUILD)/tests/rtl/halutd_silent

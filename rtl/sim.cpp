@@ -188,12 +188,6 @@ void sim_close(struct halut_sim *sim) {
 }
 
 int sim_open(struct halut_sim **out, struct halut_bus *bus_out, struct halut_diag *diag) {
-#if defined(__AVX2__)
-  if (!__builtin_cpu_supports("avx2")) {
-    return halut_fail(diag, HALUT_EINVALID, 0,
-                      "this build of the simulated accelerator needs a CPU with AVX2");
-  }
-#endif
   try {
     std::unique_ptr<Sim> s;
     {

@@ -79,6 +79,25 @@ test("times out and can be cancelled", async () => {
   });
 });
 
+test("is cancelled between two attempts", () =>
+  script([{ status: 503, headers: { "Retry-After": "2" }, body: { error: "full" } }], async (client) => {
+    const began = Date.now();
+    const signal = AbortSignal.timeout(100);
+    await assert.rejects(client.models({ signal }), (error) => error === signal.reason);
+    assert.ok(Date.now() - began < 1000);
+  }));
+
+test("leaves nothing on a signal that lives on", () =>
+  script([{ status: 503, body: { error: "full" } }, { status: 200, body: { models: [] } }], async (client) => {
+    const { signal } = new AbortController();
+    let listeners = 0;
+    const [add, remove] = [signal.addEventListener.bind(signal), signal.removeEventListener.bind(signal)];
+    signal.addEventListener = (...rest) => (listeners++, add(...rest));
+    signal.removeEventListener = (...rest) => (listeners--, remove(...rest));
+    await client.models({ signal });
+    assert.equal(listeners, 0);
+  }));
+
 test("says when there is no server", async () => {
   const client = new Client("http://127.0.0.1:1", { attempts: 2 });
   await assert.rejects(client.models(), ConnectionError);
@@ -260,7 +279,27 @@ test("infers alike in binary and JSON", () =>
     const json = await client.infer("signal", x, { binary: false });
     assert.deepEqual(binary.outputs[y].data, c.data);
     assert.deepEqual(Float32Array.from(json.outputs[y].data), c.data);
+    const picture = await readFile(path.join(top, "models/photo/cat.jpg"));
+    for (const [one, options] of [[picture, {}], [picture.toString("base64"), { binary: false }]]) {
+      const image = { image: { datatype: "BYTES", shape: [1], data: [one] } };
+      const { logits } = (await client.infer("resnet9-cifar10", image, options)).outputs;
+      const best = Math.max(...logits.data);
+      assert.equal(logits.data.indexOf(best), 3, "a cat");
+    }
   }));
+
+test("packs and unpacks elements of bytes", () => {
+  const head = Buffer.from(JSON.stringify({ outputs: [{ name: "y", datatype: "BYTES", shape: [2],
+    parameters: { binary_data_size: 12 } }] }));
+  const packed = Buffer.from("\x01\0\0\0a\x03\0\0\0b\u00e9", "utf8");
+  const headers = { "Inference-Header-Content-Length": String(head.length) };
+  const step = { status: 200, headers, body: Buffer.concat([head, packed]) };
+  return script([step], async (client, requests) => {
+    const { outputs } = await client.infer("m", { x: { datatype: "BYTES", shape: [2], data: ["a", "b\u00e9"] } });
+    assert.deepEqual(outputs.y.data, ["a", "b\u00e9"]);
+    assert.deepEqual(requests[0].body.subarray(-12), packed);
+  });
+});
 
 let failed = 0;
 for (const [name, run] of tests) {

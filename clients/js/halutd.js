@@ -62,11 +62,62 @@ const ARRAYS = {
 /** A flat typed array of the protocol's `datatype` from nested or flat numbers. */
 function typed(datatype, data) {
   const type = ARRAYS[datatype];
-  if (type === undefined) throw new TypeError(`${datatype} is no datatype of the protocol`);
+  if (type === undefined) throw new TypeError(`${datatype} is no datatype that this client can send`);
   if (data instanceof type) return data;
   const flat = ArrayBuffer.isView(data) ? Array.from(data) : data.flat(Infinity);
   const big = datatype === "INT64" || datatype === "UINT64";
   return type.from(big ? flat.map((value) => BigInt(value)) : flat.map((value) => Number(value)));
+}
+
+/** So many milliseconds; ends at once, with its reason, where the signal is aborted. */
+function sleep(pause, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, pause);
+    if (signal?.aborted) stop();
+    else signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+/** The elements of a BYTES tensor, text or bytes, each behind its length. */
+function packBytes(data) {
+  const items = data.map((item) => (typeof item === "string" ? new TextEncoder().encode(item) : new Uint8Array(item)));
+  const packed = new Uint8Array(items.reduce((all, item) => all + 4 + item.length, 0));
+  let at = 0;
+  for (const item of items) {
+    new DataView(packed.buffer).setUint32(at, item.length, true);
+    packed.set(item, at + 4);
+    at += 4 + item.length;
+  }
+  return packed;
+}
+
+/** The elements of a BYTES tensor as text. */
+function unpackBytes(buffer) {
+  const items = [];
+  for (let at = 0; at < buffer.byteLength; ) {
+    const length = new DataView(buffer).getUint32(at, true);
+    items.push(new TextDecoder().decode(buffer.slice(at + 4, at + 4 + length)));
+    at += 4 + length;
+  }
+  return items;
+}
+
+/** A flat tensor for a request: how many values, as bytes, and as JSON has them. */
+function tensor(datatype, data) {
+  if (datatype === "BYTES") return { count: data.length, bytes: () => packBytes(data), plain: () => data };
+  const values = typed(datatype, data);
+  return {
+    count: values.length,
+    bytes: () => new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+    plain: () => Array.from(values, (value) => Number(value)),
+  };
 }
 
 const product = (shape) => shape.reduce((all, size) => all * size, 1);
@@ -157,7 +208,8 @@ export class Client {
 
   /**
    * An inference by the Open Inference Protocol v2. `inputs` is {name: {datatype, shape, data}}; the result's
-   * `outputs` is the same, its data flat: typed arrays if `binary`, else numbers.
+   * `outputs` is the same, its data flat: typed arrays if `binary`, else numbers. Data of datatype BYTES is a flat
+   * array of text or, if `binary`, of bytes; without `binary` a picture is base64. Such outputs are text.
    */
   async infer(model, inputs, { outputs, version, id, parameters, binary = true, signal } = {}) {
     const blobs = [];
@@ -165,16 +217,16 @@ export class Client {
     if (binary) body.parameters.binary_data_output = true;
     if (outputs !== undefined) body.outputs = outputs.map((name) => ({ name }));
     for (const [name, { datatype, shape, data }] of Object.entries(inputs)) {
-      const values = typed(datatype, data);
-      if (values.length !== product(shape)) {
-        throw new RangeError(`${name}: ${values.length} values do not fill its shape`);
+      const values = tensor(datatype, data);
+      if (values.count !== product(shape)) {
+        throw new RangeError(`${name}: ${values.count} values do not fill its shape`);
       }
       if (binary) {
-        blobs.push(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
-        body.inputs.push({ name, datatype, shape, parameters: { binary_data_size: values.byteLength } });
+        const blob = values.bytes();
+        blobs.push(blob);
+        body.inputs.push({ name, datatype, shape, parameters: { binary_data_size: blob.length } });
       } else {
-        const plain = Array.from(values, (value) => Number(value));
-        body.inputs.push({ name, datatype, shape, data: plain });
+        body.inputs.push({ name, datatype, shape, data: values.plain() });
       }
     }
     const head = new TextEncoder().encode(JSON.stringify(body));
@@ -215,7 +267,7 @@ export class Client {
         progress?.(job);
         if (job.state === "done") return job;
         if (job.state !== "queued" && job.state !== "running") throw new LearningError(job);
-        await new Promise((resolve) => setTimeout(resolve, pause));
+        await sleep(pause, signal);
         job = await this.job(job.id, { signal });
       }
     } catch (error) {
@@ -285,7 +337,9 @@ export class Client {
         outputs[name] = { datatype, shape, data: data.flat(Infinity) };
       } else {
         if (at + size > buffer.byteLength) throw new Error(`${name}: the answer ends too early`);
-        outputs[name] = { datatype, shape, data: new ARRAYS[datatype](buffer.slice(at, at + size)) };
+        const part = buffer.slice(at, at + size);
+        const values = datatype === "BYTES" ? unpackBytes(part) : new ARRAYS[datatype](part);
+        outputs[name] = { datatype, shape, data: values };
         at += size;
       }
     }
@@ -295,10 +349,10 @@ export class Client {
   async #once(method, path, body, headers, timeout, signal) {
     const limit = AbortSignal.timeout(Math.max(1, timeout));
     const either = new AbortController();
-    for (const one of [limit, signal]) {
-      if (one?.aborted) either.abort(one.reason);
-      one?.addEventListener("abort", () => either.abort(one.reason), { once: true });
-    }
+    const stop = () => either.abort(signal?.aborted ? signal.reason : limit.reason);
+    const signals = [limit, signal].filter((one) => one !== undefined);
+    if (signals.some((one) => one.aborted)) stop();
+    for (const one of signals) one.addEventListener("abort", stop);
     const all = { ...this.headers, ...headers };
     try {
       const options = { method, body, headers: all, signal: either.signal };
@@ -310,6 +364,8 @@ export class Client {
       if (signal?.aborted) throw signal.reason;
       if (limit.aborted) throw new TimeoutError(`no answer within ${this.timeout} ms`);
       throw new ConnectionError(error.cause?.message ?? error.message, { cause: error });
+    } finally {
+      for (const one of signals) one.removeEventListener("abort", stop); // a caller may keep its signal for ever
     }
   }
 
@@ -331,7 +387,7 @@ export class Client {
       const asked = 1000 * Number(reply?.headers.get("Retry-After") ?? 0) || 0;
       const pause = Math.max(longest * (0.5 + Math.random() / 2), Math.min(asked, LONGEST_PAUSE));
       if (!again || attempt >= this.attempts || Date.now() + pause >= end) throw failure;
-      await new Promise((resolve) => setTimeout(resolve, pause));
+      await sleep(pause, signal);
     }
   }
 

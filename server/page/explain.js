@@ -15,7 +15,7 @@ const questions = turns(); // a newer place overtakes what was asked before
 /** Offers the learned layers of the model, and explains one for this picture, unless `signal` says that it is gone. */
 export async function explainPicture(model, planar, signal) {
   try {
-    const described = asked.model === model ? { layers } : await client.model(model, { signal });
+    const described = await client.model(model, { signal });
     if (signal.aborted) return;
     layers = described.layers.filter((one) => one.op === "halut");
   } catch (error) {
@@ -186,6 +186,7 @@ function tree(path) {
 for (const id of ["layer", "at-x", "at-y", "at-output"]) by(id).addEventListener("change", ask);
 by("codebook").addEventListener("change", showPath);
 by("layer-map").addEventListener("click", (event) => {
+  if (told === null) return; // nothing is drawn yet
   const box = by("layer-map").getBoundingClientRect();
   const [, height, width] = told.shape;
   by("at-x").value = Math.floor(((event.clientX - box.left) / box.width) * width);

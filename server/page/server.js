@@ -81,10 +81,12 @@ const PAUSE = 2000; // milliseconds between two looks whether the server is ther
 let there = false;
 
 async function look() {
-  const alive = document.hidden ? there : await client.healthy();
-  if (alive && !there) there = await refresh();
-  else if (!alive) tell("The server does not answer. Trying again every two seconds.", "bad");
-  there = there && alive;
+  if (!document.hidden) {
+    const alive = await client.healthy();
+    if (alive && !there) there = await refresh();
+    else if (!alive) tell("The server does not answer. Trying again every two seconds.", "bad");
+    there = there && alive;
+  }
   setTimeout(look, PAUSE);
 }
 

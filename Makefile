@@ -174,9 +174,10 @@ container-test: deps-deploy ## build the container image for real and test the r
 	tests/run.sh $(BUILD) container
 
 data: ## fetch CIFAR-10 in the official binary layout and verify it
+	@command -v curl >/dev/null || deploy/packages.sh curl ca-certificates
 	deploy/cifar10.sh cifar-10-batches-bin
 
 clean: ## remove what was built
-	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
 
 -include $(shell find $(addprefix $(BUILD)/,core models server rtl tests) -name '*.d' -type f 2>/dev/null)

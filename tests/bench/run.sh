@@ -24,7 +24,7 @@ if [ ! -f "$model" ]; then
   echo "bench: there is no $model" >&2
   exit 1
 fi
-command -v node >/dev/null || deploy/packages.sh nodejs npm
+command -v npm >/dev/null || deploy/packages.sh nodejs npm
 deploy/packages.sh python3-onnx python3-matplotlib util-linux valgrind
 
 mkdir -p "$build/bench"

@@ -11,6 +11,11 @@ enter_namespace "the balancer"
 start_three() {
   start 1 && start 2 && start 3
 }
+# The daemons see the balancer's address, which is this machine's.
+strangers_are_no_operators() {
+  [ "$(curl -s -o "$top/answer" -w '%{http_code}' -X POST http://127.0.0.1:8080/v1/reload)" = 403 ] || cat "$top/answer"
+  grep 'this machine' "$top/answer"
+}
 changes_under_load() {
   /usr/bin/python3 tests/deploy/load.py http://127.0.0.1:8080 12 4 >"$top/load.log" 2>&1 &
   local load=$!
@@ -69,6 +74,7 @@ try "three daemons start" start_three
 [ "$failed" -eq 0 ] || finish
 try "HAProxy stands in front of them" balance 1 2 3 4
 [ "$failed" -eq 0 ] || finish
+try "who comes through it is no operator of this machine" strangers_are_no_operators
 try "no request fails while one is killed, one drained, one added, one restarted" changes_under_load
 tail -n 1 "$top/load.log"
 try "none fails while daemons are killed in turn all the time" kills_under_load

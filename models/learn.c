@@ -114,6 +114,24 @@ static int learn_check_options(const struct learn_work *w, uint32_t outputs,
   return HALUT_OK;
 }
 
+/* Quantising reaches half a range past the values: that must be a float32 still. */
+static const float value_max = 1e37f;
+
+static int value_fits(float x) {
+  return fabsf(x) <= value_max; /* a NaN does not */
+}
+
+static int learn_check_values(const float *a, size_t rows, size_t columns,
+                              struct halut_diag *diag) {
+  for (size_t i = 0; i < rows * columns; i++)
+    if (isfinite(a[i]) && !value_fits(a[i]))
+      return halut_fail(diag, HALUT_EINVALID, 0,
+                        "a, row %zu, column %zu (from 0) is %g: values from %g to %g are possible",
+                        i / columns, i % columns, (double)a[i], (double)-value_max,
+                        (double)value_max);
+  return HALUT_OK;
+}
+
 static int learn_check_finite(const char *what, const float *x, size_t rows, size_t columns,
                               struct halut_diag *diag) {
   for (size_t i = 0; i < rows * columns; i++)
@@ -132,7 +150,7 @@ static int learn_bounds(void *self, uint32_t worker, size_t block) {
   float low = FLT_MAX, high = -FLT_MAX;
   for (size_t i = first * w->a.columns; i < end; i++) {
     float x = w->a.f32 ? w->a.f32[i] : (float)w->a.u8[i];
-    if (!isfinite(x))
+    if (!value_fits(x))
       return HALUT_EINVALID;
     low = x < low ? x : low;
     high = x > high ? x : high;
@@ -321,7 +339,8 @@ static void learn_int8(struct learn_work *w) {
     float top = 0.0f;
     for (size_t j = 0; j < columns; j++)
       top = fmaxf(top, fabsf(w->b[j * outputs + m]));
-    float step = top > 0.0f ? top / 127.0f : 1.0f;
+    float step = top / 127.0f;
+    step = step >= FLT_MIN ? step : 1.0f; /* so small a column is 0 */
     for (size_t j = 0; j < columns; j++)
       w->b_int8[j * outputs + m] = step * rintf(w->b[j * outputs + m] / step);
   }
@@ -330,7 +349,8 @@ static void learn_int8(struct learn_work *w) {
     low = fminf(low, w->bounds[i][0]);
     high = fmaxf(high, w->bounds[i][1]);
   }
-  w->a_step = high > low ? high / 255.0f - low / 255.0f : 1.0f;
+  w->a_step = high / 255.0f - low / 255.0f;
+  w->a_step = w->a_step >= FLT_MIN ? w->a_step : 1.0f;
   w->a_low = w->a_step * rintf(low / w->a_step);
 }
 
@@ -406,8 +426,10 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
   uint32_t codebooks = o->codebooks, columns = w->a.columns;
   size_t blocks = learn_blocks(w->a.rows);
   int error = halut_learn_pool_run(&w->pool, "checking", blocks, learn_bounds, w);
-  if (error == HALUT_EINVALID)
-    return learn_check_finite("a", w->a.f32, w->a.rows, columns, diag);
+  if (error == HALUT_EINVALID) {
+    error = learn_check_finite("a", w->a.f32, w->a.rows, columns, diag);
+    return error ? error : learn_check_values(w->a.f32, w->a.rows, columns, diag);
+  }
   for (uint32_t c = 0; c < codebooks; c++)
     w->first[c + 1] = w->first[c] + columns / codebooks + (c < columns % codebooks);
   learn_choose_rows(w->row, w->trees.rows, w->a.learn_rows, o->seed);

@@ -66,8 +66,8 @@ struct halut_learned {
 };
 
 /* One of a_f32 and a_u8 is given, [rows][columns]; b: [columns][outputs]; target: [rows][outputs]
- * to regress onto instead of A * B, or NULL. Errors: HALUT_EINVALID (an option, a non-finite value:
- * diag says which), HALUT_ELIMIT, HALUT_ENOMEM, HALUT_ECANCELED. */
+ * to regress onto instead of A * B, or NULL. Errors: HALUT_EINVALID (an option, a value that is not
+ * finite or, of a, past 1e37: diag says which), HALUT_ELIMIT, HALUT_ENOMEM, HALUT_ECANCELED. */
 int halut_learn(const float *a_f32, const uint8_t *a_u8, size_t rows, uint32_t columns,
                 const float *b, uint32_t outputs, const float *target,
                 const struct halut_learn_options *options, struct halut_learned *out,

@@ -20,11 +20,16 @@ void halut_answer(struct halut_request *request, unsigned status, const char *ty
 }
 
 bool halut_query_only(struct halut_request *request, const char *const *names) {
-  const char *stranger = halut_request_stranger(request, names);
+  bool is_twice = false;
+  const char *stranger = halut_request_stranger(request, names, &is_twice);
   char list[128] = "";
   size_t used = 0;
   if (stranger == NULL)
     return true;
+  if (is_twice) {
+    halut_request_error(request, 400, "parameter \"%.32s\" is given twice", stranger);
+    return false;
+  }
   for (; *names != NULL && used < sizeof list; names++)
     used += (size_t)snprintf(list + used, sizeof list - used, "%s%s",
                              used == 0          ? ""

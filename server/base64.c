@@ -61,10 +61,7 @@ int halut_base64_decode(const char *text, size_t text_bytes, uint8_t *out, size_
     if (value == 255) {
       if (text[i] == '=')
         break;
-      bool slash = text[i] == '\\' && i + 1 < text_bytes && text[i + 1] == '/';
-      if (!slash)
-        return fail_character(text, i, diag);
-      continue; /* the '/' follows */
+      return fail_character(text, i, diag);
     }
     group = group << 6 | value;
     if (++have == 4) {

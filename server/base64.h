@@ -22,8 +22,7 @@ static inline size_t halut_base64_encoded_bytes(size_t bytes) {
 /* Decodes `text` to `out` (halut_base64_decoded_max bytes) and sets *bytes_out. Refused, with
  * HALUT_EINVALID and diag->offset the character at fault: any other character (blanks and line ends
  * too), missing or misplaced padding, and non-zero bits under the padding, so that every byte
- * string has one spelling. The one exception: `\/` is read as `/`, because a JSON string may spell
- * it so. */
+ * string has one spelling. */
 int halut_base64_decode(const char *text, size_t text_bytes, uint8_t *out, size_t *bytes_out,
                         struct halut_diag *diag) __attribute__((warn_unused_result));
 

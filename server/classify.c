@@ -62,15 +62,18 @@ bool halut_job_base64(struct halut_job *job, const char *where,
     halut_job_fail(job, HALUT_EINVALID, "%sb64: must be a base64 string", where);
     return false;
   }
-  uint8_t *data = malloc(halut_base64_decoded_max(slice->bytes));
-  if (data == NULL) {
-    halut_job_fail(job, HALUT_ENOMEM, "no memory for the image; try again");
-    return false;
-  }
-  int error = halut_base64_decode(slice->text, slice->bytes, data, &bytes, &diag);
+  size_t text_bytes = slice->bytes;
+  bool is_escaped = memchr(slice->text, '\\', text_bytes) != NULL;
+  char *plain = is_escaped ? halut_json_unescape(slice, &text_bytes) : NULL;
+  uint8_t *data = malloc(halut_base64_decoded_max(text_bytes));
+  int error = data == NULL || (is_escaped && plain == NULL)
+                  ? halut_fail(&diag, HALUT_ENOMEM, 0, "no memory for the image; try again")
+                  : halut_base64_decode(is_escaped ? plain : slice->text, text_bytes, data, &bytes,
+                                        &diag);
   if (error != HALUT_OK)
     halut_job_fail(job, error, "%sb64: %s", where, diag.text);
   bool is_read = error == HALUT_OK && halut_job_picture(job, where, data, bytes, row);
+  free(plain);
   free(data);
   return is_read;
 }
@@ -78,10 +81,14 @@ bool halut_job_base64(struct halut_job *job, const char *where,
 /* [n][height][width][channels], as many programs keep pictures, when it cannot be planar too. */
 static bool is_interleaved(const struct halut_number_shape *shape,
                            const struct halut_model_info *info) {
-  bool is_planar = shape->dim[1] == info->channels && shape->dim[2] == info->height &&
-                   shape->dim[3] == info->width;
-  return shape->rank == 4 && !is_planar && shape->dim[1] == info->height &&
-         shape->dim[2] == info->width && shape->dim[3] == info->channels;
+  return shape->rank == 4 && shape->dim[1] == info->height && shape->dim[2] == info->width &&
+         shape->dim[3] == info->channels;
+}
+
+/* [n][channels][height][width], or all numbers of a picture in a row. */
+static bool is_planar(const struct halut_number_shape *shape, const struct halut_model_info *info) {
+  return shape->rank == 2 || (shape->rank == 4 && shape->dim[1] == info->channels &&
+                              shape->dim[2] == info->height && shape->dim[3] == info->width);
 }
 
 static void planes_copy(struct halut_job *job, const uint8_t *values) {
@@ -99,6 +106,7 @@ static bool numbers_read(struct halut_job *job, const struct halut_json_slice *s
   struct halut_number_shape shape;
   size_t capacity = halut_number_count_max(slice->text, slice->bytes);
   size_t each = job->entry->in_bytes;
+  const struct halut_model_info *info = job->entry->info;
   struct halut_number_options options = {.type = HALUT_NUMBER_UINT8,
                                          .name = name,
                                          .offset = slice->offset,
@@ -115,14 +123,18 @@ static bool numbers_read(struct halut_job *job, const struct halut_json_slice *s
     halut_job_fail(job, error, "%s", diag.text);
   else if (shape.rank < 2 || shape.count == 0 || shape.count / shape.dim[0] != each)
     halut_job_fail(job, HALUT_ESHAPE, "%s: each must hold %zu numbers (%u x %u x %u), not %zu",
-                   name, each, job->entry->info->channels, job->entry->info->height,
-                   job->entry->info->width,
+                   name, each, info->channels, info->height, info->width,
                    shape.rank < 2 ? (size_t)1 : shape.count / shape.dim[0]);
+  else if (!is_planar(&shape, info) && !is_interleaved(&shape, info))
+    halut_job_fail(job, HALUT_ESHAPE,
+                   "%s: each must be flat or nested as %u x %u x %u or %u x %u x %u", name,
+                   info->channels, info->height, info->width, info->height, info->width,
+                   info->channels);
   else if (halut_job_seat(job, (uint32_t)shape.dim[0])) {
-    if (is_interleaved(&shape, job->entry->info))
-      planes_copy(job, values);
-    else
+    if (is_planar(&shape, info))
       memcpy(job->in, values, shape.count);
+    else
+      planes_copy(job, values);
   }
   free(values);
   return !job->failed;
@@ -200,7 +212,7 @@ static void json_read(struct halut_job *job, const uint8_t *bytes, size_t size) 
     return;
   }
   envelope_read(job, json);
-  halut_json_close(json);
+  halut_job_json_end(job, json);
 }
 
 /* Counts the parts, then decodes each. */
@@ -213,7 +225,14 @@ static bool form_read(struct halut_job *job, const char *part) {
   int error = halut_multipart_open(body, job->request->body_bytes, job->boundary, &parts, &diag);
   const struct halut_multipart first = parts;
   while (error == HALUT_OK) {
-    error = halut_multipart_next(&parts, part, &bytes, &size, &diag);
+    error = halut_multipart_next(&parts, NULL, &bytes, &size, &diag);
+    if (error == HALUT_OK && part != NULL && strcmp(parts.name, part) != 0) {
+      halut_job_fail(job, HALUT_EINVALID,
+                     "multipart: a part named \"%.40s\": pictures are named \"%s\", and what else "
+                     "there is to say goes into the query",
+                     parts.name, part);
+      return false;
+    }
     count += error == HALUT_OK;
   }
   if (error != HALUT_ENOTFOUND || count == 0) {

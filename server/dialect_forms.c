@@ -50,7 +50,7 @@ static void predict_read(struct halut_job *job) {
   struct halut_json *json = body_open(job, keys);
   if (json != NULL)
     predict_json(job, json);
-  halut_json_close(json);
+  halut_job_json_end(job, json);
 }
 
 /* {"examples": [{"image": {"b64": ...}}, ...]} */
@@ -59,7 +59,7 @@ static void examples_read(struct halut_job *job) {
   struct halut_json *json = body_open(job, keys);
   if (json != NULL && halut_job_choose(job, job->model_name))
     halut_classify_instances(job, json, "examples");
-  halut_json_close(json);
+  halut_job_json_end(job, json);
 }
 
 /* {"inputs": "<base64>", "parameters": {"top_k": 3}} */
@@ -67,8 +67,11 @@ static void inputs_json(struct halut_job *job, const struct halut_json *json) {
   const json_t *parameters = json_object_get(json->root, "parameters");
   struct halut_diag diag = {0};
   int64_t top = job->top;
-  if (json_is_object(parameters) &&
-      halut_json_get_int(parameters, "top_k", false, 1, HALUT_TOP_MAX, &top, &diag) != HALUT_OK) {
+  if (parameters != NULL && !json_is_null(parameters) && !json_is_object(parameters)) {
+    halut_job_fail(job, HALUT_EINVALID, "parameters: must be an object");
+    return;
+  }
+  if (halut_json_get_int(parameters, "top_k", false, 1, HALUT_TOP_MAX, &top, &diag) != HALUT_OK) {
     halut_job_fail(job, HALUT_EINVALID, "parameters: %s", diag.text);
     return;
   }
@@ -89,7 +92,7 @@ static void inputs_read(struct halut_job *job) {
   struct halut_json *json = body_open(job, keys);
   if (json != NULL)
     inputs_json(job, json);
-  halut_json_close(json);
+  halut_job_json_end(job, json);
 }
 
 /* A picture as it is, or one in each part of a form, whatever the parts are called. */
@@ -193,6 +196,11 @@ static void predict_write(struct halut_job *job) {
     halut_matmul_write_npy(job);
     return;
   }
+  const struct halut_model_info *info = job->entry->info;
+  if (info->kind == HALUT_PRODUCT &&
+      !halut_job_finite(job, job->is_columnar ? "outputs" : "predictions", "application/x-npy",
+                        job->out, info->outputs))
+    return;
   halut_json_out_format(&out, "{\"%s\":", job->is_columnar ? "outputs" : "predictions");
   tensor_write(job, &out);
   halut_json_out_format(&out, "}\n");

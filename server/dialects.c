@@ -113,16 +113,39 @@ static bool is_type(const char *text, const char *type) {
   return starts_with(text, type) && strchr(";, \t", text[strlen(type)]) != NULL;
 }
 
-/* True if `accept` (NULL: anything) names the type or everything like it. */
-static bool is_accepted(const char *accept, const char *type) {
+/* The weight of one item of an Accept header, 0 to 1. */
+static double weight_of(const char *item) {
+  const char *end = item + strcspn(item, ",");
+  for (const char *p = item; p < end; p++)
+    if (*p == ';') {
+      p += 1 + strspn(p + 1, " \t");
+      if (end - p > 2 && (*p == 'q' || *p == 'Q') && p[1] == '=') {
+        double weight = strtod(p + 2, NULL);
+        return weight >= 0 && weight <= 1 ? weight : 1;
+      }
+      p--;
+    }
+  return 1;
+}
+
+/* How welcome the type is by `accept` (NULL: anything is): as the item that names it most exactly
+ * says (RFC 9110, section 12.5.1). */
+static double welcome(const char *accept, const char *type) {
+  double weight = 0;
+  int exact = 0;
   if (accept == NULL || accept[0] == '\0')
-    return true;
+    return 1;
   for (const char *item = accept; item != NULL; item = strchr(item, ',')) {
     item += strspn(item, ", \t");
-    if (is_type(item, type) || is_type(item, "*/*") || is_type(item, "application/*"))
-      return true;
+    int now = is_type(item, type)              ? 3
+              : is_type(item, "application/*") ? 2
+              : is_type(item, "*/*")           ? 1
+                                               : 0;
+    if (now > exact)
+      weight = weight_of(item);
+    exact = now > exact ? now : exact;
   }
-  return false;
+  return weight;
 }
 
 /* How to answer; false after an answer: nothing that the client takes can be made. */
@@ -130,16 +153,17 @@ static bool answer_choose(struct halut_request *request, enum halut_kind kind,
                           enum halut_answer *out) {
   static const char npy[] = "application/x-npy", json[] = "application/json";
   const char *accept = halut_request_header(request, "Accept");
-  bool takes_npy = kind == HALUT_PRODUCT && is_accepted(accept, npy);
-  bool takes_json = is_accepted(accept, json);
-  if (takes_npy && takes_json)
+  double as_npy = kind == HALUT_PRODUCT ? welcome(accept, npy) : 0, as_json = welcome(accept, json);
+  if (as_npy > as_json)
+    *out = HALUT_AS_NPY;
+  else if (as_json > as_npy)
+    *out = HALUT_AS_JSON;
+  else if (as_json > 0) /* what stands first, or the form of the body */
     *out = is_type(accept, npy) ? HALUT_AS_NPY : HALUT_AS_BODY;
-  else if (takes_npy || takes_json)
-    *out = takes_npy ? HALUT_AS_NPY : HALUT_AS_JSON;
   else
     halut_request_error(request, 406, "Accept: \"%.64s\": the answer is %s%s", accept, json,
                         kind == HALUT_PRODUCT ? " or application/x-npy" : "");
-  return takes_npy || takes_json;
+  return as_npy > 0 || as_json > 0;
 }
 
 void halut_handle_invocations(void *self, struct halut_request *request) {

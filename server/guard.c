@@ -9,7 +9,7 @@
 
 struct tally {
   size_t bytes;
-  unsigned lengths, encodings, hosts;
+  unsigned lengths, encodings, hosts, heads;
   const char *reason;
   struct halut_guard_framing *framing;
 };
@@ -80,6 +80,8 @@ static const char *count_header(struct tally *tally, const struct halut_guard_he
     return "a framing header is followed by a folded line";
   if (is_named(header, "Host") && ++tally->hosts > 1)
     return "Host is given more than once";
+  if (is_named(header, "Inference-Header-Content-Length") && ++tally->heads > 1)
+    return "Inference-Header-Content-Length is given more than once";
   return NULL;
 }
 

@@ -181,8 +181,10 @@ void halut_stream_wake(struct halut_request *request); /* no harm if it is awake
  * request. */
 const char *halut_request_header(const struct halut_request *request, const char *name);
 const char *halut_request_query(const struct halut_request *request, const char *name);
-/* The first query parameter that is not in the NULL-terminated `names`, or NULL. */
-const char *halut_request_stranger(const struct halut_request *request, const char *const *names);
+/* The first query parameter that is not in the NULL-terminated `names` (at most 32), or stands
+ * there again: *is_twice. NULL if there is none. */
+const char *halut_request_stranger(const struct halut_request *request, const char *const *names,
+                                   bool *is_twice);
 /* True if the peer is on this machine (a Unix socket or a loopback address) and no proxy says that
  * it asks for somebody else. Loop thread. */
 bool halut_request_is_local(const struct halut_request *request);

@@ -12,7 +12,7 @@ bool halut_job_query_top(struct halut_job *job, struct halut_request *request) {
   job->top = HALUT_TOP_DEFAULT;
   if (text != NULL) {
     long top = strtol(text, &end, 10);
-    if (end == text || *end != '\0' || top < 1 || top > HALUT_TOP_MAX) {
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || top < 1 || top > HALUT_TOP_MAX) {
       halut_request_error(request, 400, "top: must be a whole number in 1..%d, not \"%.32s\"",
                           HALUT_TOP_MAX, text);
       return false;

@@ -112,7 +112,7 @@ static bool place_query(struct halut_request *request, const char *name, int64_t
   if (text == NULL)
     return true;
   long long value = strtoll(text, &end, 10);
-  if (end != text && *end == '\0' && value >= 0 && value <= UINT16_MAX) {
+  if (text[0] >= '0' && text[0] <= '9' && *end == '\0' && value <= UINT16_MAX) {
     *out = value;
     return true;
   }

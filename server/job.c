@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -49,6 +50,31 @@ void halut_job_fail(struct halut_job *job, int error, const char *format, ...) {
   va_end(arguments);
   job->failed = true;
   halut_request_fail(job->request, halut_job_status(error), "%s", text);
+}
+
+bool halut_job_finite(struct halut_job *job, const char *name, const char *other,
+                      const float *values, size_t columns) {
+  for (size_t i = 0; i < job->rows * columns; i++)
+    if (!isfinite(values[i])) {
+      halut_job_fail(job, HALUT_EINVALID,
+                     "%s[%zu][%zu] is %s, which JSON cannot carry: ask for %s", name, i / columns,
+                     i % columns, isnan(values[i]) ? "NaN" : "infinite", other);
+      return false;
+    }
+  return true;
+}
+
+void halut_job_json_rest(struct halut_job *job, const struct halut_json *json, const char *where) {
+  struct halut_diag diag = {0};
+  int error = job->failed ? HALUT_OK : halut_json_rest(json, &diag);
+  if (error != HALUT_OK)
+    halut_job_fail(job, error == HALUT_ENOMEM ? error : HALUT_EINVALID, "%s%s", where, diag.text);
+}
+
+void halut_job_json_end(struct halut_job *job, struct halut_json *json) {
+  if (json != NULL)
+    halut_job_json_rest(job, json, "");
+  halut_json_close(json);
 }
 
 void halut_job_uncount(struct halut_job *job) {
@@ -175,7 +201,7 @@ static void device_write(const struct halut_job *job, struct halut_json_out *out
       out,
       ",\"device\":{\"backend\":\"%s\",\"cycles\":%" PRIu64 ",\"stalls\":%" PRIu64
       ",\"utilisation\":%.4f,\"lookups\":%" PRIu64 ",\"table_bytes\":%" PRIu64
-      ",\"energy_uj\":%.3f}",
+      ",\"energy_uj\":%.6f}",
       job->catalog->options.backends[backend]->name, stats->device_cycles, stats->device_stalls,
       1.0 - (double)stats->device_stalls / (double)stats->device_cycles, stats->lookups,
       stats->device_table_bytes, halut_energy(stats) * 1e-6);

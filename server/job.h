@@ -13,6 +13,7 @@
 #include "catalog.h"
 #include "http.h"
 #include "image.h"
+#include "json.h"
 #include "metrics.h"
 #include "pool.h"
 
@@ -90,6 +91,14 @@ void halut_compute(struct halut_pool *pool, uint32_t worker, struct halut_item *
 /* Makes the reply an error; status from `error` (halut_job_status). */
 void halut_job_fail(struct halut_job *job, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* Fails unless all values are finite: JSON has no NaN and no infinity. `name` is of the matrix,
+ * `other` what carries such values. */
+bool halut_job_finite(struct halut_job *job, const char *name, const char *other,
+                      const float *values, size_t columns);
+/* Once the body is read: fails, unless it has, if something in it that nobody read is no JSON. */
+void halut_job_json_rest(struct halut_job *job, const struct halut_json *json, const char *where);
+/* That, and closes it; NULL is fine. */
+void halut_job_json_end(struct halut_job *job, struct halut_json *json);
 unsigned halut_job_status(int error);
 /* Why a session could not compute, in words. */
 const char *halut_job_reason(int error);

@@ -169,9 +169,46 @@ static int cut_out(struct split *s, const char *next) {
   return error;
 }
 
+static int hexadecimal(char c) {
+  if (c >= '0' && c <= '9')
+    return c - '0';
+  c |= 0x20;
+  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* The character at p, below `end`, and how long its spelling is. Escapes are undone that spell an
+ * ASCII character which needs none. */
+static size_t character_read(const char *p, const char *end, char *out) {
+  *out = *p;
+  if (*p != '\\' || end - p < 2)
+    return 1;
+  if (p[1] == '/') {
+    *out = '/';
+    return 2;
+  }
+  if (p[1] != 'u' || end - p < 6 || p[2] != '0' || p[3] != '0')
+    return 1;
+  int high = hexadecimal(p[4]), low = hexadecimal(p[5]);
+  int c = high * 16 + low;
+  if (high < 0 || low < 0 || c < ' ' || c > '~' || c == '"' || c == '\\')
+    return 1;
+  *out = (char)c;
+  return 6;
+}
+
+static bool is_spelled(const char *word, const char *p, const char *end) {
+  for (; p < end && *word != '\0'; word++) {
+    char c;
+    p += character_read(p, end, &c);
+    if (c != *word)
+      return false;
+  }
+  return p == end && *word == '\0';
+}
+
 static bool is_key(const struct split *s, const char *text, size_t bytes) {
   for (const char *const *key = s->keys; *key != NULL; key++) {
-    if (strlen(*key) == bytes && memcmp(*key, text, bytes) == 0)
+    if (is_spelled(*key, text, text + bytes))
       return true;
   }
   return false;
@@ -249,15 +286,20 @@ static size_t body_offset(const struct split *s, size_t at) {
   return offset < (size_t)(s->end - s->body) ? offset : (size_t)(s->end - s->body);
 }
 
-static int fail_syntax(const struct split *s, const json_error_t *error) {
-  size_t at = body_offset(s, error->position > 0 ? (size_t)error->position : 0);
+/* What jansson says of byte `at` of the body. */
+static int fail_syntax(const char *body, size_t at, const json_error_t *error,
+                       struct halut_diag *diag) {
   size_t line = 1, column = 1;
   for (size_t i = 0; i < at; i++) {
-    line += s->body[i] == '\n';
-    column = s->body[i] == '\n' ? 1 : column + 1;
+    line += body[i] == '\n';
+    column = body[i] == '\n' ? 1 : column + 1;
   }
-  return halut_fail(s->diag, HALUT_EINVALID, at, "JSON: line %zu, column %zu: %.100s", line, column,
+  return halut_fail(diag, HALUT_EINVALID, at, "JSON: line %zu, column %zu: %.100s", line, column,
                     error->text);
+}
+
+static size_t position_of(const json_error_t *error) {
+  return error->position > 0 ? (size_t)error->position : 0;
 }
 
 static int load_envelope(struct split *s, struct halut_json *json) {
@@ -266,7 +308,7 @@ static int load_envelope(struct split *s, struct halut_json *json) {
   if (failed == HALUT_ENOMEM)
     return halut_fail(s->diag, HALUT_ENOMEM, 0, "JSON: no memory for the body");
   if (failed != HALUT_OK)
-    return fail_syntax(s, &error);
+    return fail_syntax(s->body, body_offset(s, position_of(&error)), &error, s->diag);
   if (!json_is_object(json->root)) {
     return halut_fail(s->diag, HALUT_EINVALID, 0, "JSON: the body must be an object");
   }
@@ -314,8 +356,7 @@ void halut_json_close(struct halut_json *json) {
   free(json);
 }
 
-const struct halut_json_slice *halut_json_slice(const struct halut_json *json,
-                                                const json_t *value) {
+static struct halut_json_slice *slice_of(const struct halut_json *json, const json_t *value) {
   if (!json_is_array(value) || json_array_size(value) != 2)
     return NULL;
   const json_t *index = json_array_get(value, 0), *seal = json_array_get(value, 1);
@@ -324,6 +365,72 @@ const struct halut_json_slice *halut_json_slice(const struct halut_json *json,
     return NULL;
   json_int_t i = json_integer_value(index);
   return i >= 0 && i < (json_int_t)json->slice_count ? &json->slices[i] : NULL;
+}
+
+const struct halut_json_slice *halut_json_slice(const struct halut_json *json,
+                                                const json_t *value) {
+  struct halut_json_slice *slice = slice_of(json, value);
+  if (slice != NULL)
+    slice->is_taken = true;
+  return slice;
+}
+
+bool halut_json_is_text(const struct halut_json *json, const json_t *value) {
+  const struct halut_json_slice *slice = slice_of(json, value);
+  return slice != NULL ? slice->is_string : json_is_string(value);
+}
+
+char *halut_json_unescape(const struct halut_json_slice *slice, size_t *bytes_out) {
+  const char *p = slice->text, *end = p + slice->bytes;
+  char *text = malloc(slice->bytes + 1), *to = text;
+  if (text == NULL)
+    return NULL;
+  while (p < end)
+    p += character_read(p, end, to++);
+  *to = '\0';
+  *bytes_out = (size_t)(to - text);
+  return text;
+}
+
+/* The slice alone as a JSON value: in brackets, as jansson reads arrays and objects only. */
+static int slice_check(const struct halut_json *json, const struct halut_json_slice *slice,
+                       char *room, struct halut_diag *diag) {
+  json_error_t error;
+  json_t *value = NULL;
+  size_t at = (size_t)slice->offset - slice->is_string;
+  size_t bytes = slice->bytes + (slice->is_string ? 2 : 0);
+  room[0] = '[';
+  memcpy(room + 1, json->body + at, bytes);
+  room[bytes + 1] = ']';
+  int failed = halut_json_load(room, bytes + 2, &value, &error);
+  json_decref(value);
+  if (failed == HALUT_ENOMEM)
+    return halut_fail(diag, HALUT_ENOMEM, 0, "JSON: no memory for the body");
+  size_t position = position_of(&error);
+  return failed == HALUT_OK
+             ? 0
+             : fail_syntax(json->body, at + (position > 0 ? position - 1 : 0), &error, diag);
+}
+
+int halut_json_rest(const struct halut_json *json, struct halut_diag *diag) {
+  size_t total = 0, largest = 0;
+  for (uint32_t i = 0; i < json->slice_count; i++) {
+    const struct halut_json_slice *slice = &json->slices[i];
+    size_t bytes = slice->is_taken ? 0 : slice->bytes;
+    total += bytes;
+    largest = bytes > largest ? bytes : largest;
+    if (total > HALUT_JSON_ENVELOPE_MAX)
+      return halut_fail(diag, HALUT_ELIMIT, slice->offset,
+                        "JSON: more than %d bytes at byte %llu and before that nobody asks for",
+                        HALUT_JSON_ENVELOPE_MAX, (unsigned long long)slice->offset);
+  }
+  char *room = malloc(largest + 4);
+  int error = room == NULL ? halut_fail(diag, HALUT_ENOMEM, 0, "JSON: no memory for the body") : 0;
+  for (uint32_t i = 0; i < json->slice_count && error == 0; i++)
+    if (!json->slices[i].is_taken)
+      error = slice_check(json, &json->slices[i], room, diag);
+  free(room);
+  return error;
 }
 
 /* ---- Members ---- */

@@ -32,6 +32,7 @@ struct halut_json_slice {
   size_t bytes;
   uint64_t offset; /* of text in the body */
   bool is_string;
+  bool is_taken; /* by halut_json_slice */
 };
 
 struct halut_json {
@@ -59,8 +60,21 @@ int halut_json_open(const char *body, size_t bytes, const char *const *keys, uin
 void halut_json_close(struct halut_json *json); /* NULL is fine */
 
 /* The slice that stands for `value` (a value found in json->root), or NULL if it is anything else.
- */
+ * Whoever takes it finds out whether it is well-formed. */
 const struct halut_json_slice *halut_json_slice(const struct halut_json *json, const json_t *value);
+
+/* Whether `value` is a string, in the envelope or as a slice, which is not taken by this. */
+bool halut_json_is_text(const struct halut_json *json, const json_t *value);
+
+/* The characters of a string, in memory that is the caller's: a slice's escapes of ASCII characters
+ * are undone, of which encoders write more than JSON asks for; others are left as they are. NULL
+ * without memory. */
+char *halut_json_unescape(const struct halut_json_slice *slice, size_t *bytes_out);
+
+/* Once everything is read: whether the slices that nobody took are JSON. HALUT_EINVALID,
+ * HALUT_ELIMIT (they are more than an envelope may have), HALUT_ENOMEM. */
+int halut_json_rest(const struct halut_json *json, struct halut_diag *diag)
+    __attribute__((warn_unused_result));
 
 /* Members with their checks: 0 and *out set if `object` has `key` with a value of the type and
  * range, or if it is absent and `required` is false (*out is then left as it was). Otherwise

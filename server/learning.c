@@ -30,20 +30,28 @@ struct halut_intake {
 
 /* ---- a job as JSON ---- */
 
+/* A number as JSON has it, which knows no infinity. */
+static void real_write(const char *key, double value, struct halut_json_out *out) {
+  if (isfinite(value))
+    halut_json_out_format(out, ",\"%s\":%.9g", key, value);
+  else
+    halut_json_out_format(out, ",\"%s\":null", key);
+}
+
 static void result_write(const struct halut_task *task, double seconds,
                          struct halut_json_out *out) {
   const struct halut_task_result *result = &task->result;
   halut_json_out_format(out,
                         ",\"result\":{\"model\":\"%s\",\"version\":%u,\"file\":\"%s\","
                         "\"columns\":%u,\"outputs\":%u,\"codebooks\":%u,\"learn_rows\":%zu,"
-                        "\"heldout_rows\":%zu,\"mse\":%.9g,\"mse_float\":%.9g,\"mse_int8\":%.9g",
+                        "\"heldout_rows\":%zu",
                         task->name, result->version, result->file, task->columns, task->outputs,
-                        task->codebooks, result->learn_rows, result->heldout_rows, result->mse,
-                        result->mse_float, result->mse_int8);
-  if (isnan(result->nmse))
-    halut_json_out_format(out, ",\"nmse\":null,\"r2\":null");
-  else
-    halut_json_out_format(out, ",\"nmse\":%.9g,\"r2\":%.9g", result->nmse, 1.0 - result->nmse);
+                        task->codebooks, result->learn_rows, result->heldout_rows);
+  real_write("mse", result->mse, out);
+  real_write("mse_float", result->mse_float, out);
+  real_write("mse_int8", result->mse_int8, out);
+  real_write("nmse", result->nmse, out);
+  real_write("r2", 1.0 - result->nmse, out);
   halut_json_out_format(out, ",\"seconds\":%.3f,\"file_bytes\":%llu}", seconds,
                         (unsigned long long)result->file_bytes);
 }

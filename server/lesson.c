@@ -82,6 +82,8 @@ static int name_set(struct reading *reading, const char *name, struct halut_diag
     return halut_fail(diag, HALUT_EINVALID, 0,
                       "name: \"%.70s\" is not 1 to %d of A-Z a-z 0-9 _ . - without a dot first",
                       name, HALUT_NAME_MAX - 1);
+  if (strcmp(name, "stats") == 0) /* /v2/models/stats is something else */
+    return halut_fail(diag, HALUT_EINVALID, 0, "name: \"stats\" is none for a model");
   memcpy(reading->lesson->name, name, strlen(name) + 1);
   return HALUT_OK;
 }
@@ -239,6 +241,14 @@ static int numbers_set(struct reading *reading, const struct halut_json *json, c
   return error;
 }
 
+/* A number as a double; NaN for anything else, and for one that is not exactly one. */
+static double exactly(const json_t *value) {
+  double number = json_is_number(value) ? json_number_value(value) : (double)NAN;
+  bool is_rounded = json_is_integer(value) && (fabs(number) > 0x1p53 ||
+                                               (json_int_t)number != json_integer_value(value));
+  return is_rounded ? (double)NAN : number;
+}
+
 static int options_set(struct reading *reading, const json_t *root, struct halut_diag *diag) {
   int error = HALUT_OK;
   for (size_t i = 0; i < OPTIONS && error == HALUT_OK; i++) {
@@ -246,10 +256,11 @@ static int options_set(struct reading *reading, const json_t *root, struct halut
     char shown[32] = "that";
     if (value == NULL)
       continue;
-    if (json_is_number(value))
+    if (json_is_integer(value))
+      snprintf(shown, sizeof shown, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+    else if (json_is_number(value))
       snprintf(shown, sizeof shown, "%.15g", json_number_value(value));
-    error = option_set(reading, (enum option)i,
-                       json_is_number(value) ? json_number_value(value) : (double)NAN, shown, diag);
+    error = option_set(reading, (enum option)i, exactly(value), shown, diag);
   }
   return error;
 }
@@ -270,6 +281,7 @@ static int json_read(struct reading *reading, const char *body, size_t bytes,
   error = error ? error : options_set(reading, json->root, diag);
   error = error ? error : numbers_set(reading, json, "a", diag);
   error = error ? error : numbers_set(reading, json, "b", diag);
+  error = error ? error : halut_json_rest(json, diag);
   halut_json_close(json);
   return error;
 }

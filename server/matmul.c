@@ -127,8 +127,10 @@ static void matmul_read(struct halut_job *job) {
     return;
   }
   envelope_read(job, json);
-  halut_json_close(json);
+  halut_job_json_end(job, json);
 }
+
+static const char npy_type[] = "application/x-npy";
 
 void halut_matmul_write_npy(struct halut_job *job) {
   struct halut_reply *reply = &job->request->reply;
@@ -144,7 +146,7 @@ void halut_matmul_write_npy(struct halut_job *job) {
   memcpy(body, head, head_bytes);
   memcpy(body + head_bytes, job->out, data_bytes);
   *reply = (struct halut_reply){.status = 200,
-                                .type = "application/x-npy",
+                                .type = npy_type,
                                 .body = body,
                                 .bytes = head_bytes + data_bytes,
                                 .owned = true};
@@ -157,6 +159,8 @@ static void matmul_write(struct halut_job *job) {
     halut_inspect_write(job, &out);
     return;
   }
+  if (!halut_job_finite(job, "c", npy_type, job->out, job->entry->info->outputs))
+    return;
   halut_job_write_head(job, &out);
   halut_json_out_format(&out, ",\"rows\":%u,\"columns\":%u,\"c\":", job->rows,
                         job->entry->info->outputs);

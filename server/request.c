@@ -178,23 +178,32 @@ const char *halut_request_query(const struct halut_request *request, const char 
 struct stranger {
   const char *const *names;
   const char *found;
+  bool is_twice;
+  uint32_t seen; /* a bit for each of the names */
 };
 
 static enum MHD_Result stranger_check(void *self, enum MHD_ValueKind kind, const char *key,
                                       const char *value) {
   struct stranger *stranger = self;
+  uint32_t bit = 1;
   (void)kind;
-  (void)value;
-  for (const char *const *name = stranger->names; *name != NULL; name++)
-    if (strcmp(*name, key) == 0)
+  if (key[0] == '\0' && (value == NULL || value[0] == '\0'))
+    return MHD_YES; /* nothing between two "&" */
+  for (const char *const *name = stranger->names; *name != NULL; name++, bit <<= 1)
+    if (strcmp(*name, key) == 0 && (stranger->seen & bit) == 0) {
+      stranger->seen |= bit;
       return MHD_YES;
+    } else if (strcmp(*name, key) == 0)
+      stranger->is_twice = true;
   stranger->found = key;
   return MHD_NO;
 }
 
-const char *halut_request_stranger(const struct halut_request *request, const char *const *names) {
+const char *halut_request_stranger(const struct halut_request *request, const char *const *names,
+                                   bool *is_twice) {
   struct stranger stranger = {.names = names};
   MHD_get_connection_values(request->connection, MHD_GET_ARGUMENT_KIND, stranger_check, &stranger);
+  *is_twice = stranger.is_twice;
   return stranger.found;
 }
 
@@ -525,7 +534,8 @@ static enum MHD_Result request_check(struct halut_request *request, const char *
     request_refuse_size(request);
   if (request->private.state == REQUEST_READING && framing.content_length > 0)
     body_reserve(request, (size_t)framing.content_length);
-  bool is_far = framing.content_length > DISCARD_MAX ||
+  bool is_large = framing.content_length > request->private.body_max; /* and little more is read */
+  bool is_far = framing.content_length > DISCARD_MAX + (is_large ? request->private.body_max : 0) ||
                 (framing.expects_continue && framing.content_length > 0) ||
                 (framing.expects_continue && framing.chunked);
   if (request->private.state != REQUEST_REFUSED || !is_far)

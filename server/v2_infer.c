@@ -21,6 +21,7 @@ static bool fail_with(struct halut_job *job, const struct halut_diag *diag, cons
 /* An object of scalars, or absent; *out is then NULL. */
 static bool parameters_of(struct halut_job *job, const json_t *object, const char *where,
                           const json_t **out) {
+  const struct halut_v2_ask *ask = job->detail;
   const json_t *parameters = json_object_get(object, "parameters");
   const char *key;
   json_t *value;
@@ -32,7 +33,7 @@ static bool parameters_of(struct halut_job *job, const json_t *object, const cha
     return false;
   }
   json_object_foreach((json_t *)(uintptr_t)parameters, key, value) {
-    if (json_is_string(value) || json_is_number(value) || json_is_boolean(value))
+    if (halut_json_is_text(ask->json, value) || json_is_number(value) || json_is_boolean(value))
       continue;
     halut_job_fail(job, HALUT_EINVALID,
                    "%sparameters: \"%.40s\" must be a string, a number or a boolean", where, key);
@@ -363,8 +364,8 @@ static void infer_read(struct halut_job *job) {
     return;
   const json_t *root = ask->json->root;
   if (id_read(job, root) && request_parameters(job, root, &defaults) &&
-      outputs_read(job, root, &defaults) && input_read(job, ask->json))
-    classes_check(job);
+      outputs_read(job, root, &defaults) && input_read(job, ask->json) && classes_check(job))
+    halut_job_json_rest(job, ask->json, "failed to parse the request JSON buffer: ");
 }
 
 const struct halut_job_form halut_v2_form = {infer_read, halut_v2_write};

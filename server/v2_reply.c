@@ -30,21 +30,6 @@ static const void *values_of(const struct halut_job *job, const struct halut_v2_
   return *owned_out = values;
 }
 
-/* JSON has no NaN and no infinity. */
-static bool finite_check(struct halut_job *job, const struct halut_v2_tensor *output,
-                         const float *values) {
-  size_t count = (size_t)job->rows * output->dim[1];
-  for (size_t i = 0; i < count; i++)
-    if (!isfinite(values[i])) {
-      halut_job_fail(job, HALUT_EINVALID,
-                     "output '%s': [%zu][%zu] is %s, which JSON cannot carry: ask for binary_data",
-                     output->name, i / output->dim[1], i % output->dim[1],
-                     isnan(values[i]) ? "NaN" : "infinite");
-      return false;
-    }
-  return true;
-}
-
 /* ---- the classification extension ---- */
 
 /* Calls `put` with each "value:index:label", row by row, best first. */
@@ -145,7 +130,7 @@ static void tensor_write(struct halut_job *job, const struct halut_v2_tensor *ou
   halut_json_out_format(&answer->json, ",\"data\":");
   if (output->type == HALUT_NUMBER_INT32)
     halut_json_out_i32(&answer->json, values, job->rows, output->dim[1], false);
-  else if (finite_check(job, output, values))
+  else if (halut_job_finite(job, output->name, "binary_data", values, output->dim[1]))
     halut_json_out_f32(&answer->json, values, job->rows, output->dim[1], false);
   halut_json_out_format(&answer->json, "}");
 }
@@ -184,7 +169,7 @@ static void head_write(const struct halut_job *job, struct halut_json_out *out) 
   if (job->stats.device_cycles > 0)
     halut_json_out_format(
         out,
-        ",\"device_cycles\":%" PRIu64 ",\"device_stalls\":%" PRIu64 ",\"device_energy_uj\":%.3f",
+        ",\"device_cycles\":%" PRIu64 ",\"device_stalls\":%" PRIu64 ",\"device_energy_uj\":%.6f",
         job->stats.device_cycles, job->stats.device_stalls, halut_energy(&job->stats) * 1e-6);
   halut_json_out_format(out, "},\"outputs\":[");
 }

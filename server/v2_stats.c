@@ -110,7 +110,7 @@ void halut_handle_v2_stats(void *self, struct halut_request *request) {
   const struct halut_app *app = self;
   struct halut_json_out out = {0};
   halut_json_out_format(&out, "{\"model_stats\":[");
-  for (uint32_t i = 0; app->catalog != NULL && i < app->catalog->count; i++) {
+  for (uint32_t i = 0; i < app->catalog->count; i++) {
     halut_json_out_format(&out, i > 0 ? "," : "");
     stats_print(app, app->catalog->entries[i], &out);
   }
@@ -124,8 +124,19 @@ void halut_handle_v2_model_stats(void *self, struct halut_request *request) {
   struct halut_json_out out = {0};
   if (entry == NULL)
     return;
+  const char *comma = "";
   halut_json_out_format(&out, "{\"model_stats\":[");
-  stats_print(app, entry, &out);
+  for (uint32_t i = 0; i < app->catalog->count; i++) {
+    const struct halut_entry *other = app->catalog->entries[i];
+    bool is_asked = request->capture[1].bytes == 0 /* without a version: of all */
+                        ? strcmp(other->info->name, entry->info->name) == 0
+                        : other == entry;
+    if (!is_asked)
+      continue;
+    halut_json_out_format(&out, "%s", comma);
+    stats_print(app, other, &out);
+    comma = ",";
+  }
   halut_json_out_format(&out, "]}");
   halut_answer(request, 200, "application/json", &out);
 }

@@ -79,6 +79,10 @@ END_TEST
 START_TEST(refuses_other_faults) {
   static const struct row rows[] = {{"HTTP/1.1", "", 400, "Host"},
                                     {"HTTP/1.1", "Host: x\nHost: x\n", 400, "more than once"},
+                                    {"HTTP/1.1",
+                                     "Host: x\nInference-Header-Content-Length: 8\n"
+                                     "Inference-Header-Content-Length: 5\n",
+                                     400, "more than once"},
                                     {"HTTP/1.1", "Host: x\n: y\n", 400, "no name"},
                                     {"HTTP/1.1", "Host: x\nX[]: y\n", 400, "name"},
                                     {"HTTP/1.1", "Host: x\nX: a\x01z\n", 400, "control"},

@@ -98,14 +98,72 @@ END_TEST
 
 /* Where a string is asked for, what a client wrote itself is no mark of one that was cut out. */
 START_TEST(is_not_fooled_by_what_looks_like_a_mark) {
-  struct halut_json *json = open_body("{\"data\":[\"eA==\",[0],[0,0]],\"\\u0061\":[0]}");
+  struct halut_json *json = open_body("{\"data\":[\"eA==\",[0],[0,0]],\"x\":[0]}");
   ck_assert_uint_eq(json->slice_count, 1);
   const json_t *list = json_object_get(json->root, "data");
   expect_slice(json, json_array_get(list, 0), "eA==", true);
   ck_assert_ptr_null(halut_json_slice(json, json_array_get(list, 1)));
   ck_assert_ptr_null(halut_json_slice(json, json_array_get(list, 2)));
-  ck_assert_ptr_null(halut_json_slice(json, json_object_get(json->root, "a")));
+  ck_assert_ptr_null(halut_json_slice(json, json_object_get(json->root, "x")));
   halut_json_close(json);
+}
+END_TEST
+
+START_TEST(knows_keys_and_text_however_spelled) {
+  struct halut_json *json = open_body("{\"d\\u0061ta\":[1],\"\\u0062\\u0036\\u0034\":"
+                                      "\"\\u002B\\/a\\u003d\\n\\u00e9\\u0022\",\"datax\":[2]}");
+  size_t bytes = 0;
+  ck_assert_uint_eq(json->slice_count, 2);
+  expect_slice(json, json_object_get(json->root, "data"), "[1]", false);
+  ck_assert(halut_json_is_text(json, json_object_get(json->root, "b64")));
+  ck_assert(!halut_json_is_text(json, json_object_get(json->root, "data")));
+  ck_assert(!halut_json_is_text(json, json_object_get(json->root, "datax")));
+  char *text = halut_json_unescape(halut_json_slice(json, json_object_get(json->root, "b64")),
+                                   &bytes);
+  ck_assert_str_eq(text, "+/a=\\n\\u00e9\\u0022");
+  ck_assert_uint_eq(bytes, strlen(text));
+  free(text);
+  halut_json_close(json);
+}
+END_TEST
+
+/* What nobody takes is read by jansson after all. */
+START_TEST(checks_the_rest) {
+  static const char *const good[] = {"[1,[2,{\"x\":null}],\"y\"]", "\"\\u00e9\"", "[]", "\"\""};
+  static const struct {
+    const char *value;
+    size_t column;
+  } bad[] = {{"[NaN ,,,]", 18}, {"\"\\q\"", 17}, {"\"\xff\"", 15}, {"[1 2]", 18}, {"[01]", 16}};
+  char body[96];
+  struct halut_diag diag = {0};
+  for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+    snprintf(body, sizeof body, "{\"b64\":[0],\n\"x\": {\"data\":%s}}", good[i]);
+    struct halut_json *json = open_body(body);
+    ck_assert_msg(halut_json_rest(json, &diag) == 0, "%s: %s", body, diag.text);
+    halut_json_close(json);
+  }
+  for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    snprintf(body, sizeof body, "{\"b64\":[0],\n\"x\": {\"data\":%s}}", bad[i].value);
+    struct halut_json *json = open_body(body);
+    ck_assert_int_eq(halut_json_rest(json, &diag), HALUT_EINVALID);
+    char start[48];
+    snprintf(start, sizeof start, "JSON: line 2, column %zu: ", bad[i].column);
+    ck_assert_msg(strncmp(diag.text, start, strlen(start)) == 0, "%s: %s", body, diag.text);
+    ck_assert_ptr_nonnull(
+        halut_json_slice(json, json_object_get(json_object_get(json->root, "x"), "data")));
+    ck_assert_int_eq(halut_json_rest(json, &diag), 0);
+    halut_json_close(json);
+  }
+  char *large = malloc(HALUT_JSON_ENVELOPE_MAX + 32);
+  ck_assert_ptr_nonnull(large);
+  snprintf(large, HALUT_JSON_ENVELOPE_MAX + 32, "{\"data\":\"%0*d\"}", HALUT_JSON_ENVELOPE_MAX + 1,
+           0);
+  struct halut_json *json = open_body(large);
+  ck_assert_int_eq(halut_json_rest(json, &diag), HALUT_ELIMIT);
+  ck_assert_str_eq(diag.text,
+                   "JSON: more than 65536 bytes at byte 9 and before that nobody asks for");
+  halut_json_close(json);
+  free(large);
 }
 END_TEST
 
@@ -339,6 +397,8 @@ int main(void) {
   tcase_add_test(all, cuts_out_the_strings_of_a_list);
   tcase_add_test(all, is_not_fooled_by_strings);
   tcase_add_test(all, is_not_fooled_by_what_looks_like_a_mark);
+  tcase_add_test(all, knows_keys_and_text_however_spelled);
+  tcase_add_test(all, checks_the_rest);
   tcase_add_test(all, cuts_big_arrays_at_every_alignment);
   tcase_add_test(all, refuses_with_line_and_column);
   tcase_add_test(all, limits_the_envelope);

@@ -615,6 +615,32 @@ START_TEST(names_the_value_that_is_not_finite) {
   d.b[6 * 3 + 2] = INFINITY;
   refused(&s, &d, HALUT_EINVALID, "b, row 6, column 2 (from 0) is inf: every value must be finite");
   data_free(&d);
+  d = data_make(&s);
+  d.a[7 * 7 + 2] = -3e38f; /* its range would be no float32 */
+  refused(&s, &d, HALUT_EINVALID,
+          "a, row 7, column 2 (from 0) is -3e+38: values from -1e+37 to 1e+37 are possible");
+  data_free(&d);
+}
+END_TEST
+
+/* Columns whose step would be 0 count as 0, and what is reported is a number. */
+START_TEST(takes_values_of_all_sizes) {
+  const struct setting s = {NORMAL, 0, 0, 600, 7, 3, 2, .ridge = 1};
+  const float scales[] = {1e-45f, 1e-38f, 1e-30f, 1e37f};
+  for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++) {
+    struct data d = data_make(&s);
+    struct halut_learned learned;
+    for (size_t j = 0; j < (size_t)s.rows * s.columns; j++)
+      d.a[j] = fmaxf(-1.0f, fminf(1.0f, d.a[j])) * scales[i];
+    for (size_t j = 0; j < (size_t)s.columns * s.outputs; j++)
+      d.b[j] *= j % s.outputs == 1 ? 1e-45f : 1e-3f;
+    ck_assert_int_eq(data_learn(&s, &d, 1, &learned, NULL), 0);
+    ck_assert(isfinite(learned.mse) && isfinite(learned.mse_float) && isfinite(learned.mse_int8));
+    for (size_t c = 0; c < (size_t)learned.codebooks * HALUT_LEVELS; c++)
+      ck_assert(isfinite(learned.low[c]) && isfinite(learned.inverse[c]));
+    halut_learned_free(&learned);
+    data_free(&d);
+  }
 }
 END_TEST
 
@@ -687,6 +713,7 @@ int main(void) {
   suite_add_tcase(suite, quick);
   tcase_add_test(quick, the_lowest_boundary_wins_a_tie);
   tcase_add_test(quick, names_the_value_that_is_not_finite);
+  tcase_add_test(quick, takes_values_of_all_sizes);
   tcase_add_test(quick, names_the_option_that_is_wrong);
   tcase_add_test(quick, refuses_a_bad_name);
   SRunner *runner = srunner_create(suite);

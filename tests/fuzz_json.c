@@ -55,6 +55,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     abort();
   if (error != 0 && (json != NULL || diag.text[0] == '\0' || diag.offset > size))
     abort();
+  int rest = json != NULL ? halut_json_rest(json, &diag) : HALUT_EINVALID;
+  if (rest == HALUT_OK && whole == NULL)
+    abort();
+  if (rest != HALUT_OK && json_is_object(whole) && rest != HALUT_ELIMIT && json != NULL)
+    abort();
   for (uint32_t i = 0; json != NULL && i < json->slice_count; i++)
     read_slice(&json->slices[i]);
   json_decref(whole);

@@ -204,7 +204,10 @@ class Serving(unittest.TestCase):
         self.refused(400, "model", "POST", "/v1/classify", b'{"modle":"x","image":{"b64":""}}')
         self.refused(400, "boundary", "POST", "/v1/classify", PIXELS, headers=[("Content-Type", "multipart/form-data")])
         self.refused(404, "nobody", "POST", "/v1/classify?model=nobody", PIXELS)
-        self.refused(400, "top", "POST", "/v1/classify?top=0", PIXELS)
+        for top in ("0", "%203", "%2B3", "11x", ""):
+            self.refused(400, "top: must be", "POST", "/v1/classify?top=" + top, PIXELS)
+        self.refused(400, 'parameter "top" is given twice', "POST", "/v1/classify?top=3&fit=crop&top=3", PIXELS)
+        self.assertEqual(self.ask("POST", "/v1/classify?&top=3&&fit=crop&", PIXELS).status, 200)
         self.refused(400, "tpo", "POST", "/v1/classify?tpo=1", PIXELS)
         self.refused(400, "backend", "POST", "/v1/classify?backend=gpu", PIXELS)
 

@@ -230,6 +230,54 @@ class Dialects(unittest.TestCase):
         self.refused(406, "jsonlines", "POST", path, PIXELS, headers=typed("image/png", Accept="application/jsonlines"))
         self.assertIn(b'{path="/invocations",code="406"}', self.ask("GET", "/metrics").body)
 
+    def test_invocations_weigh_what_is_accepted(self):
+        head = [("Content-Type", "application/json"), ("X-Amzn-SageMaker-Target-Model", "signal")]
+        body = json.dumps({"instances": ROWS}).encode()
+        for accept, wanted in (("application/x-npy;q=0, application/json", "application/json"),
+                               ("application/x-npy;q=0.1, application/json; q=0.9", "application/json"),
+                               ("application/json;q=0.5, application/x-npy;v=1;q=0.75", "application/x-npy"),
+                               ("*/*;q=0.1, application/*;q=0, application/x-npy", "application/x-npy"),
+                               ("application/x-npy;q=0, */*", "application/json"),
+                               ("*/*", "application/json")):
+            answer = self.ask("POST", "/invocations", body, headers=head + [("Accept", accept)])
+            self.assertEqual((answer.status, answer.headers["content-type"]), (200, wanted), accept)
+        for accept in ("application/json;q=0", "application/json;q=0, application/x-npy;q=0.0", "*/*;q=0"):
+            self.refused(406, "the answer is", "POST", "/invocations", body, headers=head + [("Accept", accept)])
+
+    # What JSON may spell in other ways, and what it may not
+
+    def test_escapes_of_encoders_are_undone(self):
+        text = b64(png(32, 35)).translate({ord("A"): "\\u0041", ord("/"): "\\/", ord("="): "\\u003d"})
+        self.assertIn("\\u003d", text)
+        for path, body in (("/v1/classify", '{"image":{"b6\\u0034":"%s"}}'),
+                           ("/models/resnet9-cifar10", '{"inputs":"%s"}'),
+                           ("/v1/models/resnet9-cifar10:predict", '{"instances":[{"b64":"%s"}]}')):
+            self.good("POST", path, (body % text).encode())
+
+    def test_what_nobody_reads_must_be_json_too(self):
+        picture = b64(png(32, 32))
+        for path, body in (("/v1/models/signal:predict", '{"instances":[[0,0,0,0,0,0,0,0]],"x":{"inputs":[nonsense]}}'),
+                           ("/models/resnet9-cifar10", '{"inputs":"%s","parameters":{"inputs":[1 2]}}' % picture),
+                           ("/v1/classify", '{"image":{"b64":"%s","x":{"b64":"\\q"}}}' % picture)):
+            self.refused(400, "JSON: line 1, column ", "POST", path, body.encode())
+        self.refused(400, "parameters: must be an object", "POST", "/models/resnet9-cifar10",
+                     ('{"inputs":"%s","parameters":[1]}' % picture).encode())
+
+    def test_pictures_of_numbers_have_their_shape(self):
+        def nested(*shape):
+            values = list(PIXELS)
+            for size in reversed(shape[1:]):
+                values = [values[i:i + size] for i in range(0, len(values), size)]
+            return {"instances": [values]}
+
+        flat = self.good("POST", "/v1/models/resnet9-cifar10:predict", json.dumps(nested(3072)).encode())
+        self.assertEqual(self.good("POST", "/v1/models/resnet9-cifar10:predict",
+                                   json.dumps(nested(3, 32, 32)).encode()), flat)
+        for shape in ((1024, 3), (3, 1024), (32, 96), (3072, 1), (32, 3, 32)):
+            for path in ("/v1/models/resnet9-cifar10:predict", "/v1/classify"):
+                self.refused(400, "flat or nested as 3 x 32 x 32 or 32 x 32 x 3", "POST", path,
+                             json.dumps(nested(*shape)).encode())
+
     # Several pictures in a form of our own
 
     def test_forms_take_several_pictures(self):
@@ -239,6 +287,9 @@ class Dialects(unittest.TestCase):
             self.same([(entry["label"], entry["probability"]) for entry in answer["top"]], want)
         body, headers = form(PIXELS, name=b'; name="picture"')
         self.refused(400, "image", "POST", "/v1/classify", body, headers=headers)
+        body, headers = form(PIXELS, name=b'; name="image"')
+        body = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nnope\r\n' + body
+        self.refused(400, 'a part named "model"', "POST", "/v1/classify", body, headers=headers)
 
 
 class Alone(unittest.TestCase):

@@ -223,6 +223,8 @@ class Learning(unittest.TestCase):
         self.assertEqual({m for m in daemon.models() if m[0] == "again"}, {("again", v) for v in (3, 4, 5)})
         self.assertEqual(daemon.ask("POST", "/v1/matmul", json.dumps(
             {"model": "again", "a": [[0] * 8]}).encode()).json()["version"], 5)
+        stats = daemon.ask("GET", "/v2/models/again/stats").json()["model_stats"]
+        self.assertEqual({(s["version"], s["inference_count"]) for s in stats}, {("3", 0), ("4", 0), ("5", 1)})
         job = daemon.wait(daemon.learn(name="signal", codebooks=2, **SMALL), ["done"])
         self.assertEqual(job["result"]["version"], 2)  # signal.safetensors has version 1, and stays
         self.assertTrue(os.path.exists(os.path.join(daemon.folder, "signal.safetensors")))
@@ -248,6 +250,20 @@ class Learning(unittest.TestCase):
         self.assertEqual(job["result"]["version"], 2)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_small_values_and_large_products(self):
+        rows = [[0, 1], [1, 0], [1, 1], [2, 1], [0, 0], [2, 2], [1, 3], [3, 1]]
+        body = {"name": "tiny", "codebooks": 1, "a": rows, "b": [[1e-45], [1e-45]]}
+        job = self.daemon.wait(self.daemon.ask("POST", "/v1/learn", json.dumps(body).encode()), ["done"])
+        self.assertGreaterEqual(job["result"]["mse_int8"], 0)
+        body = {"name": "large", "codebooks": 2, "heldout": 0, "a": [[1, 0], [0, 1]] * 4, "b": [[3e38], [3e38]]}
+        self.daemon.wait(self.daemon.ask("POST", "/v1/learn", json.dumps(body).encode()), ["done"])
+        for path, body in (("/v1/matmul", {"model": "large", "a": [[1, 0], [1, 1]]}),
+                           ("/v1/models/large:predict", {"instances": [[1, 0], [1, 1]]})):
+            self.refused(400, "[1][0] is infinite, which JSON cannot carry", self.daemon.ask(
+                "POST", path, json.dumps(body).encode()))
+        answer = self.daemon.ask("POST", "/v1/matmul?model=large", npy(array.array("f", [1, 1]), 2))
+        self.assertEqual((answer.status, answer.body[-4:]), (200, struct.pack("<f", float("inf"))))
+
     def test_bad_bodies_are_named(self):
         learn, refused = self.daemon.learn, self.refused
         nan = array.array("f", A)
@@ -257,7 +273,7 @@ class Learning(unittest.TestCase):
         refused(400, "b: is missing", learn(name="x", a=SMALL["a"]))
         refused(400, "a: is missing", learn(name="x", b=SMALL["b"]))
         refused(400, "unknown field \"colour\"", learn(name="x", colour="red", **SMALL))
-        for name in ("", ".x", "a/b", "x" * 64, "é"):
+        for name in ("", ".x", "a/b", "x" * 64, "é", "stats"):
             refused(400, "name", learn(name=name, **SMALL))
         for field, values in {"codebooks": ("0", "1.5", "x", "", "0x2", "nan", "1025"), "ridge": ("-1", "inf", "1,5"),
                               "prototypes": ("0", "1", "3", "12", "17", "2.5", "x", ""),
@@ -279,6 +295,7 @@ class Learning(unittest.TestCase):
                             (b'{"name":"x","a":"1","b":[[1],[2]]}', "a: must be"),
                             (b'{"name":"x","a":[[1,2]],"b":[[1],[2]],"codebooks":"2"}', "codebooks"),
                             (b'{"name":"x","a":[[1,2]],"b":[[1],[2]],"prototypes":6}', "2, 4, 8 or 16, not 6"),
+                            (b'{"name":"x","a":[[1,2]],"b":[[1],[2]],"seed":9007199254740993}', "not 9007199254740993"),
                             (b'{"name":7,"a":[[1,2]],"b":[[1],[2]]}', "name"), (b'{"name":"x",', "")):
             refused(400, words, self.daemon.ask("POST", "/v1/learn", body))
         refused(409, "a network is called", learn(name="resnet9-cifar10", **SMALL))

@@ -532,6 +532,14 @@ class Inferring(Case):
         self.refused(400, "nested deeper", self.ask("POST", path, deep))
         deep = b'{"inputs":[{"name":"image","shape":[1,3,12,12],"datatype":"UINT8","data":' + b"[" * 250000 + b"]}]}"
         self.refused(400, "", self.ask("POST", path, deep))
+        good = json.dumps({"inputs": [x]})[:-1]
+        for more in ('"data":[NaN ,,, foo ]', '"data":"\\q"', '"data":"\x01"',
+                     '"outputs":[{"name":"logits","data":[,]}]'):
+            self.refused(400, "failed to parse the request JSON buffer: JSON: line 1, column ",
+                         self.ask("POST", path, f"{good},{more}}}".encode()))
+        for more in ('"parameters":{"data":"x"}', '"outputs":[{"name":"logits","parameters":{"data":"y"}}]'):
+            self.assertEqual(self.ask("POST", path, f"{good},{more}}}".encode()).status, 200)
+        self.assertEqual(self.ask("POST", path, f"{good}}}".replace('"data"', '"d\\u0061ta"').encode()).status, 200)
         self.refused(400, "JSON", self.ask("POST", path, json.dumps({"inputs": [x]}).encode().replace(b"[1,", b"[NaN,")
                                            .replace(b"1, 3", b"NaN, 3")))
 

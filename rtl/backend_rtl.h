@@ -2,7 +2,8 @@
  *
  * Options, separated by commas:
  *   resident=N    keep at most N codebooks of tables in the accelerator; the rest is loaded beside
- * computing budget=N      cycle budget of a transfer, in percent of its ideal cycles (at least 100)
+ *                 computing
+ *   budget=N      cycle budget of a transfer, in percent of its ideal cycles (at least 100)
  *   trace=PATH    waveform (FST) of the first products, until HALUT_TRACE_CYCLES cycles have passed
  * A build without Verilator has the backend too, but its open is HALUT_EINVALID and says why.
  */

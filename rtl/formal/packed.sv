@@ -1,5 +1,5 @@
 // Proof: adding a word of eight bytes to packed sums gives the eight separate sums, while each sum
-// before it is at most 255 * 255, which 255 bytes cannot pass; so 256 bytes are exact. With one
+// before it is at most 255 * 256, which 255 bytes cannot pass; so 256 bytes are exact. With one
 // more the proof fails, as it must: run.sh checks that too (BOUND = 65281).
 module proof #(
   parameter int unsigned Bound = 255 * 256

@@ -29,7 +29,11 @@ sat() {
   began=$SECONDS
   yosys -q -p "read_verilog -formal -sv $3; ${4:-} prep -top proof -flatten; sat -prove-asserts -verify" \
     >"$work/$1.log" 2>&1
-  report "$1" "$2" $?
+  local code=$?
+  # A fault must be found; yosys ends with 1 for a source that it cannot read, too.
+  if [ "$2" -eq 1 ] && ! grep -q 'proof did fail' "$work/$1.log"; then report "$1" 0 1; else
+    report "$1" "$2" "$code"
+  fi
 }
 
 # pdr NAME WANT FILES [COMMANDS]: yosys-abc prints its verdict and exits 0 either way.

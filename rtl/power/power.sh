@@ -27,9 +27,11 @@ parameter() {
   echo "$value"
 }
 
-# cells FIXED: the functions of the library's cells, in Verilog.
+# cells FIXED: the functions of the library's cells, in Verilog; once a run.
+made=
 cells() {
-  [ "$folder/cells.v" -nt "$1" ] && return
+  [ -n "$made" ] && return
+  made=yes
   yosys -q -p "read_liberty -ignore_miss_func $1; proc; write_verilog -noattr $folder/cells.plain.v" >/dev/null
   sed -E "1i \`timescale 1ns/1ps
     s/^  assign (Z|ZN|Q|QN|CO|S|Y|YC|YS) = /  assign #$delay \\1 = /" "$folder/cells.plain.v" >"$folder/cells.v"
@@ -79,9 +81,7 @@ while read -r name lookups top parameters; do
   # shellcheck disable=SC2086 # parameters are words
   set -- $parameters
   codebooks=$(parameter P 16 "$@") rows=$(parameter R 1 "$@")
-  if [ -z "$(find "$folder/$name.v" -newer "$here/../synth/block.sh" 2>/dev/null)" ]; then
-    "$here/../synth/block.sh" "$folder" "$liberty" "$name" "$top" "$@" >/dev/null
-  fi
+  "$here/../synth/block.sh" "$folder" "$liberty" "$name" "$top" "$@" >/dev/null
   fixed=$folder/$(basename "$liberty" .lib).fixed.lib
   cells "$fixed"
   simulate "$name" "$bench" "$codebooks" "$rows"

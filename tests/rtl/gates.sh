@@ -33,7 +33,7 @@ same_encoder() {
 same_encoder "$work/encoder.v"
 report "encoder netlist equals its source" $?
 sed '0,/ NAND2X1 /s// NOR2X1 /' "$work/encoder.v" >"$work/encoder_broken.v"
-! same_encoder "$work/encoder_broken.v"
+! same_encoder "$work/encoder_broken.v" && grep -q 'proof did fail' "$work/encoder.eq.log"
 report "encoder netlist with another cell is found" $?
 
 yosys -q -p "$cells; read_verilog -sv rtl/halut_pkg.sv rtl/halut_flow.sv;
@@ -80,7 +80,7 @@ iverilog -g2005-sv -o "$work/bench" "$work/bench.v" "$work/encoder.v" "${liberty
   [ "$(vvp -n "$work/bench" | tail -1)" = "wrong 0" ]
 report "encoder netlist in Icarus gives the codes of the walk" $?
 iverilog -g2005-sv -o "$work/bench_broken" "$work/bench.v" "$work/encoder_broken.v" "${liberty%.lib}.v" 2>/dev/null &&
-  [ "$(vvp -n "$work/bench_broken" | tail -1)" != "wrong 0" ]
+  vvp -n "$work/bench_broken" | tail -1 | grep -qx 'wrong [1-9][0-9]*'
 report "encoder netlist with another cell gives other codes" $?
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

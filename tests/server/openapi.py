@@ -59,6 +59,8 @@ class Schema:
     def problems(self, schema, value, where="reply"):
         if "$ref" in schema:
             schema = self.schemas[schema["$ref"].rsplit("/", 1)[1]]
+        if "anyOf" in schema and all(self.problems(one, value, where) for one in schema["anyOf"]):
+            return [f"{where}: {value!r} is none of {schema['anyOf']}"]
         kind = schema.get("type")
         if kind in ("integer", "number"):
             right = not isinstance(value, bool) and isinstance(value, int if kind == "integer" else (int, float))

@@ -91,10 +91,14 @@ static void access_write(struct halut_app *app, const struct halut_request *requ
 
 /* ---- admission ---- */
 
-/* A page of another site that a browser on this machine shows may send requests here, too. */
+/* A page of another site that a browser on this machine shows may send requests here, too; one
+ * whose name now leads here does so as its own site. */
 static bool is_from_page(const struct halut_app *app, const struct halut_request *request) {
   const char *origin = halut_request_header(request, "Origin");
-  return origin != NULL && !halut_cors_is_local(origin) && !halut_cors_allows(&app->cors, origin);
+  const char *host = halut_request_header(request, "Host");
+  if (origin != NULL)
+    return !halut_cors_is_local(origin) && !halut_cors_allows(&app->cors, origin);
+  return host != NULL && halut_cors_is_domain(host);
 }
 
 bool halut_app_admit(void *self, struct halut_request *request) {

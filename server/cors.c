@@ -58,3 +58,9 @@ bool halut_cors_is_local(const char *origin) {
   }
   return false;
 }
+
+bool halut_cors_is_domain(const char *host) {
+  size_t bytes = host[0] == '[' ? 0 : strcspn(host, ":");
+  bool is_address = strspn(host, "0123456789.") == bytes;
+  return !is_address && memchr(host, '.', bytes) != NULL;
+}

@@ -28,5 +28,8 @@ bool halut_cors_allows(const struct halut_cors *cors, const char *origin);
 
 /* A page that this machine itself serves: "http://localhost:3000". */
 bool halut_cors_is_local(const char *origin);
+/* A Host that a name server may answer for: a name with a dot. A page of such a name, which by now
+ * stands for this machine, asks here without an Origin (DNS rebinding). */
+bool halut_cors_is_domain(const char *host);
 
 #endif

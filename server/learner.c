@@ -82,6 +82,8 @@ static void run_tell(struct halut_learner *learner, const char *stage, double sh
   struct halut_task *task = learner->run.task;
   uint64_t now_ns = halut_clock_ns();
   unsigned ppm = (unsigned)(share * 1e6);
+  if (atomic_load(&learner->run.gate) == GATE_CANCELLED)
+    return; /* what has ended does not change */
   if (ppm > atomic_load(&task->progress_ppm))
     atomic_store(&task->progress_ppm, ppm);
   if (stage == learner->run.stage && now_ns - learner->run.told_ns < TELL_EVERY_NS)

@@ -756,6 +756,13 @@ class Repository(unittest.TestCase):
             self.assertEqual(answer.status, 403, path)
         self.assertEqual(self.ready("signal"), (200, None))
 
+    def test_names_that_lead_here_open_nothing(self):
+        for host, status in (("evil.example", 403), ("evil.example:8080", 403), ("localhost:80", 200),
+                             ("127.0.0.1:80", 200), ("[::1]:80", 200), ("halutd", 200)):
+            with self.daemon.connect(20) as connection:
+                connection.sendall(f"GET /v1/jobs HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                self.assertIn(f"HTTP/1.1 {status} ".encode(), connection.recv(100), host)
+
     def test_logging(self):
         settings = {"log_file": "", "log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0,
                     "log_format": "default"}

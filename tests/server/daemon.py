@@ -425,6 +425,14 @@ class Limits(unittest.TestCase):
             self.assertEqual(daemon.send(chunked + b"0\r\n\r\n").status, status)
         self.assertEqual(daemon.stop(), 0)
 
+    def test_a_body_a_little_too_large_is_read_before_it_is_refused(self):
+        daemon = Daemon("--body-max", "3M")
+        body = b" " * (4 << 20)  # a client that only writes would see a broken pipe, not the answer
+        with daemon.connect(20) as connection:
+            connection.sendall(b"POST /v1/matmul HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            self.assertIn(b" 413 ", connection.recv(64))
+        self.assertEqual(daemon.stop(), 0)
+
     def test_connections_per_address(self):
         daemon = Daemon("--connections-per-address-max", "3")
         held = [daemon.connect() for _ in range(3)]

@@ -48,13 +48,13 @@ void halut_handle_classify(void *self, struct halut_request *request) {
 }
 
 void halut_handle_explain(void *self, struct halut_request *request) {
-  static const char *const names[] = {"model", "backend", "fit",    "layer",
-                                      "x",     "y",       "output", "codebook", NULL};
+  static const char *const names[] = {"model", "backend",  "fit",     "layer",  "x", "y",
+                                      "output", "codebook", "compare", "timing", NULL};
   if (!halut_query_only(request, names))
     return;
   struct halut_job *job = halut_job_new(self, request, HALUT_NETWORK, &halut_explain_form);
   if (job != NULL && halut_job_query(job, request) && halut_job_query_top(job, request) &&
-      halut_inspect_explain(job, request))
+      halut_inspect_explain(job, request) && halut_inspect_query(job, request))
     picture_submit(self, job, request);
 }
 

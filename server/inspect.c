@@ -50,8 +50,10 @@ static int codes_set(struct halut_job *job, const char *text, struct halut_diag 
   struct halut_inspection *inspect = job->inspect;
   if (job->kind == HALUT_PRODUCT)
     return truth_set("codes", text, &inspect->codes, diag);
-  if (inspect->explain)
+  if (inspect->explain && strcmp(text, "false") != 0)
     return halut_fail(diag, HALUT_EINVALID, 0, "codes: /v1/explain has its layer already");
+  if (inspect->explain)
+    return HALUT_OK;
   if (strlen(text) >= sizeof inspect->layer)
     return halut_fail(diag, HALUT_EINVALID, 0, "codes: no layer has so long a name");
   memcpy(inspect->layer, text, strlen(text) + 1);

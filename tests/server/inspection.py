@@ -281,6 +281,12 @@ class One(unittest.TestCase):
         self.refused(path + "&layer=halut2", two, "one image can be explained, not 2")
         codes = json.dumps({"instances": self.images[:1].tolist(), "codes": "halut4"}).encode()
         self.refused(path + "&layer=halut2", codes, "/v1/explain has its layer already")
+        one = {"instances": self.images[:1].tolist(), "codes": False}
+        for more, given in (("&timing=layers", one), ("", {**one, "timing": "layers"})):
+            answer = self.daemon.ask("POST", path + "&layer=halut2" + more, json.dumps(given).encode())
+            self.assertEqual(answer.status, 200, answer.body)
+            self.assertTrue(answer.json()["timing"]["layers"])
+        self.refused(path + "&layer=halut2&compare=true", image, "compare: needs two backends")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import unittest
 BUILD = os.environ.get("HALUT_BUILD", "build")
 DATA = os.environ.get("HALUT_CIFAR10", "")
 MODEL = "models/resnet9-cifar10.safetensors"
-TOP1_MIN = 0.909  # on the first 5,000 images; the file was measured above it when it was made
+TOP1_MIN = 0.911  # on the first 5,000 images; the file was measured above it when it was made
 
 
 def evaluate(*options):

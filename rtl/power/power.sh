@@ -81,7 +81,12 @@ while read -r name lookups top parameters; do
   # shellcheck disable=SC2086 # parameters are words
   set -- $parameters
   codebooks=$(parameter P 16 "$@") rows=$(parameter R 1 "$@")
-  "$here/../synth/block.sh" "$folder" "$liberty" "$name" "$top" "$@" >/dev/null
+  # Anew where a source, a script or the library is newer than the netlist, or the library another one.
+  if [ ! -s "$folder/$name.v" ] || [ "$(cat "$folder/$name.library" 2>/dev/null)" != "$liberty" ] ||
+    [ -n "$(find "$here"/../*.sv "$here/../synth" "$liberty" -type f -newer "$folder/$name.v" -print -quit)" ]; then
+    "$here/../synth/block.sh" "$folder" "$liberty" "$name" "$top" "$@" >/dev/null
+    echo "$liberty" >"$folder/$name.library"
+  fi
   fixed=$folder/$(basename "$liberty" .lib).fixed.lib
   cells "$fixed"
   simulate "$name" "$bench" "$codebooks" "$rows"

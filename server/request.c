@@ -189,12 +189,13 @@ static enum MHD_Result stranger_check(void *self, enum MHD_ValueKind kind, const
   (void)kind;
   if (key[0] == '\0' && (value == NULL || value[0] == '\0'))
     return MHD_YES; /* nothing between two "&" */
-  for (const char *const *name = stranger->names; *name != NULL; name++, bit <<= 1)
-    if (strcmp(*name, key) == 0 && (stranger->seen & bit) == 0) {
-      stranger->seen |= bit;
-      return MHD_YES;
-    } else if (strcmp(*name, key) == 0)
-      stranger->is_twice = true;
+  const char *const *name = stranger->names;
+  for (; *name != NULL && strcmp(*name, key) != 0; name++)
+    bit <<= 1;
+  stranger->is_twice = *name != NULL && (stranger->seen & bit) != 0;
+  stranger->seen |= bit;
+  if (*name != NULL && !stranger->is_twice)
+    return MHD_YES;
   stranger->found = key;
   return MHD_NO;
 }

@@ -42,10 +42,9 @@ const ask = async (path, body) => {
   return answer;
 };
 try {
-  for (const { httpGet } of [container.readinessProbe, container.livenessProbe]) {
-    assert.equal(httpGet.port, containerPort);
-    await ask(httpGet.path);
-  }
+  const { readinessProbe, livenessProbe } = container;
+  assert.deepEqual([readinessProbe.httpGet.port, livenessProbe.tcpSocket.port], [containerPort, containerPort]);
+  await ask(readinessProbe.httpGet.path);
   await ask(annotations['prometheus.kserve.io/path']);
   const row = [0, 1, 2, 3, 4, 5, 6, 7];
   const of = {

@@ -1,7 +1,8 @@
 """CIFAR-10 in its official binary layout, and the augmentation the recipes share.
 
 A record is 1 label byte and 3072 pixel bytes (red, green, blue planes, row major). The last 5,000
-training images are the validation split: every choice is made on them, the test set is only reported.
+training images are the validation split: every choice is made on them, the test set is only reported. When all are
+made, a last run may learn from them too.
 """
 import copy
 import os
@@ -27,12 +28,14 @@ def read_batch(path):
 
 
 def load(folder, split):
-    """split is "train", "validation" or "test"."""
+    """split is "train", "validation", "whole" (both of these) or "test"."""
     if split == "test":
         return read_batch(os.path.join(folder, "test_batch.bin"))
     batches = [read_batch(os.path.join(folder, f"data_batch_{i}.bin")) for i in range(1, 6)]
     images = np.concatenate([b[0] for b in batches])
     labels = np.concatenate([b[1] for b in batches])
+    if split == "whole":
+        return images, labels
     cut = len(images) - VALIDATION
     return (images[:cut], labels[:cut]) if split == "train" else (images[cut:], labels[cut:])
 

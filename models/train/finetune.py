@@ -22,6 +22,9 @@ def arguments():
     cli.add_argument("--start", required=True, help="what convert wrote; with --restart what finetune wrote")
     cli.add_argument("--data", required=True)
     cli.add_argument("--out", required=True, help="checkpoint; an unfinished one is resumed")
+    cli.add_argument("--whole", action="store_true",
+                     help="learn from the validation split too, in a last run, when all choices are made: what the log "
+                          "says of that split then is of images it has seen")
     cli.add_argument("--restart", action="store_true",
                      help="begin a schedule of its own from the averaged weights of --start")
     cli.add_argument("--epochs", type=int, default=20)
@@ -84,7 +87,7 @@ def starting_weights(cli, args):
 def main():
     cli, args = arguments()
     device = prepare(args, args.seed)
-    images, labels = load(args.data, "train")
+    images, labels = load(args.data, "whole" if args.whole else "train")
     teachers = [load_teacher(path).to(device) for path in args.teacher or ()]
     if args.ask_once:
         if args.blends:

@@ -15,7 +15,7 @@ import numpy as np
 import train_support
 
 torch = train_support.need_torch()
-from train import answers, finetune, mean  # noqa: E402
+from train import answers, data, finetune, mean  # noqa: E402
 from train.airbench import FILTERS, Airbench  # noqa: E402
 from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
 from train.data import normalise  # noqa: E402
@@ -110,6 +110,23 @@ class FinetuneOptions(unittest.TestCase):
                 finetune.main()
             self.assertEqual(exit_.exception.code, 2)
             self.assertIn(f"error: {told}\n", errors.getvalue())
+
+    def test_keep_the_validation_split_out_but_with_whole(self):
+        images, labels = train_support.gratings(50, 5)
+        with train_support.folder() as folder, mock.patch.object(data, "VALIDATION", 20):
+            for i in range(5):
+                part = slice(10 * i, 10 * (i + 1))
+                train_support.write_batch(os.path.join(folder, f"data_batch_{i + 1}.bin"), images[part], labels[part])
+            start = os.path.join(folder, "start.pt")
+            torch.save({"model": halut_resnet9().state_dict()}, start)
+            for options, learned in (((), 30), (("--whole",), 50)):
+                command = ["finetune", "--start", start, "--data", folder, "--out", "none", "--batch", "10", *options]
+                with mock.patch.object(sys, "argv", command), mock.patch.object(finetune, "train") as train:
+                    finetune.main()
+                _, batches, (held, _), *_ = train.call_args.args
+                self.assertEqual(batches.labels.tolist(), labels[:learned].tolist())
+                self.assertTrue(np.array_equal(batches.images[:, :, 4:-4, 4:-4], images[:learned]))
+                self.assertTrue(np.array_equal(held, images[30:]))
 
 
 class Bright(torch.nn.Module):

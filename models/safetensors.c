@@ -18,7 +18,7 @@
 enum { LENGTH_BYTES = 8 };
 
 struct halut_safetensors {
-  const uint8_t *map; /* the whole file */
+  const uint8_t *map; /* the whole file, as it was read */
   size_t bytes;
   size_t header_bytes;
   json_t *root;
@@ -78,7 +78,29 @@ void halut_sha256_hex(const void *data, size_t bytes, char hex[65]) {
   halut_hex(digest, sizeof(digest), hex);
 }
 
-static int file_map(struct halut_safetensors *file, const char *path, struct halut_diag *diag) {
+/* Into memory of its own, page by page as a mapping of the file would be: a file that somebody
+ * writes into later must not change, nor end, who has checked it. */
+static int content_read(struct halut_safetensors *file, int fd, size_t bytes,
+                        struct halut_diag *diag) {
+  uint8_t *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (map == MAP_FAILED)
+    return halut_fail(diag, HALUT_ENOMEM, 0, "no memory for its %zu bytes", bytes);
+  file->map = map;
+  file->bytes = bytes;
+  for (size_t at = 0; at < bytes;) {
+    ssize_t got = read(fd, map + at, bytes - at);
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got < 0)
+      return halut_fail(diag, HALUT_EIO, at, "cannot read: %s", strerror(errno));
+    if (got == 0)
+      return halut_fail(diag, HALUT_EIO, at, "it became shorter while it was read");
+    at += (size_t)got;
+  }
+  return HALUT_OK;
+}
+
+static int file_read(struct halut_safetensors *file, const char *path, struct halut_diag *diag) {
   int fd =
       open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* non-blocking: a FIFO must not hang us */
   if (fd < 0)
@@ -96,13 +118,7 @@ static int file_map(struct halut_safetensors *file, const char *path, struct hal
     rc = halut_fail(diag, HALUT_ELIMIT, 0, "file of %lld bytes exceeds %d",
                     (long long)status.st_size, HALUT_FILE_MAX);
   } else {
-    void *map = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) {
-      rc = halut_fail(diag, HALUT_EIO, 0, "cannot map: %s", strerror(errno));
-    } else {
-      file->map = map;
-      file->bytes = (size_t)status.st_size;
-    }
+    rc = content_read(file, fd, (size_t)status.st_size, diag);
   }
   close(fd);
   return rc;
@@ -148,8 +164,7 @@ static int metadata_parse(struct halut_safetensors *file, struct halut_diag *dia
   json_t *value;
   json_object_foreach(metadata, key, value) {
     if (!json_is_string(value))
-      return halut_fail(diag, HALUT_EFORMAT, 0, "metadata \"%.64s\" is not a string",
-                        key);
+      return halut_fail(diag, HALUT_EFORMAT, 0, "metadata \"%.64s\" is not a string", key);
     file->pairs[file->pair_count++] = (struct halut_text_pair){key, json_string_value(value)};
   }
   return 0;
@@ -175,9 +190,8 @@ static int shape_parse(struct halut_named_tensor *named, const json_t *shape,
     return halut_fail(diag, HALUT_EFORMAT, 0, "tensor \"%.64s\": shape is not an array",
                       named->name);
   if (json_array_size(shape) > HALUT_RANK_MAX)
-    return halut_fail(diag, HALUT_ELIMIT, 0,
-                      "tensor \"%.64s\": %zu dimensions exceed %d", named->name,
-                      json_array_size(shape), HALUT_RANK_MAX);
+    return halut_fail(diag, HALUT_ELIMIT, 0, "tensor \"%.64s\": %zu dimensions exceed %d",
+                      named->name, json_array_size(shape), HALUT_RANK_MAX);
   tensor->rank = (uint32_t)json_array_size(shape);
   for (uint32_t i = 0; i < tensor->rank; i++) {
     uint64_t size;
@@ -200,13 +214,11 @@ static int tensor_parse(struct halut_safetensors *file, const char *name, const 
                       "tensor \"%.64s\" must have dtype, shape and data_offsets only", name);
   const json_t *dtype = json_object_get(entry, "dtype");
   if (!json_is_string(dtype))
-    return halut_fail(diag, HALUT_EFORMAT, 0, "tensor \"%.64s\": dtype is not a string",
-                      name);
+    return halut_fail(diag, HALUT_EFORMAT, 0, "tensor \"%.64s\": dtype is not a string", name);
   named->tensor.dtype = halut_dtype_parse(json_string_value(dtype));
   if (!named->tensor.dtype)
-    return halut_fail(diag, HALUT_EFORMAT, 0,
-                      "tensor \"%.64s\": dtype \"%.16s\" is not known", name,
-                      json_string_value(dtype));
+    return halut_fail(diag, HALUT_EFORMAT, 0, "tensor \"%.64s\": dtype \"%.16s\" is not known",
+                      name, json_string_value(dtype));
   int rc = shape_parse(named, json_object_get(entry, "shape"), diag);
   if (rc)
     return rc;
@@ -346,7 +358,7 @@ int halut_safetensors_open(const char *path, struct halut_safetensors **out,
   struct halut_safetensors *file = calloc(1, sizeof(*file));
   if (!file)
     return halut_fail(diag, HALUT_ENOMEM, 0, "no memory to open a file");
-  int rc = file_map(file, path, diag);
+  int rc = file_read(file, path, diag);
   if (rc)
     goto fail;
   rc = header_parse(file, diag);

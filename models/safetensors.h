@@ -5,9 +5,9 @@
  * byte is used, and an error names the tensor and the offset. It knows nothing of models; model.h
  * does.
  *
- * A file stays mapped while open, and tensors point into the mapping. Replace files by renaming
- * over them, as the writer does: shrinking a mapped file in place ends the process with SIGBUS, as
- * with any mapping. An open file is immutable: any thread may read it.
+ * A file is read whole when it is opened, and tensors point into that memory: who writes into it
+ * later changes nothing. Still replace files by renaming over them, as the writer does, or a reader
+ * may find half of each. An open file is immutable: any thread may read it.
  */
 #ifndef HALUT_SAFETENSORS_H
 #define HALUT_SAFETENSORS_H

@@ -301,6 +301,22 @@ START_TEST(reads_what_it_wrote) {
 }
 END_TEST
 
+/* As cp over a file that is being served does. */
+START_TEST(stays_what_it_was_when_somebody_writes_into_it) {
+  struct halut_safetensors *file;
+  struct halut_diag diag = {0};
+  ck_assert_msg(halut_safetensors_write(target, written, 4, pairs, 2, &diag) == 0, "%s", diag.text);
+  ck_assert_msg(halut_safetensors_open(target, &file, &diag) == 0, "%s", diag.text);
+  FILE *other = fopen(target, "w");
+  ck_assert_ptr_nonnull(other);
+  ck_assert_int_eq(fputs("something else", other), 1);
+  ck_assert_int_eq(fclose(other), 0);
+  const struct halut_named_tensor *read = halut_safetensors_find(file, "bytes");
+  ck_assert_mem_eq(read->tensor.data, bytes_value, 70);
+  halut_safetensors_close(file);
+}
+END_TEST
+
 START_TEST(refuses_to_write_what_it_could_not_read) {
   struct halut_diag diag = {0};
   struct halut_named_tensor twice[] = {written[0], written[0]};
@@ -355,6 +371,7 @@ int main(void) {
   TCase *writing = tcase_create("writing");
   tcase_add_checked_fixture(writing, folder_make, folder_remove);
   tcase_add_test(writing, reads_what_it_wrote);
+  tcase_add_test(writing, stays_what_it_was_when_somebody_writes_into_it);
   tcase_add_test(writing, refuses_to_write_what_it_could_not_read);
   tcase_add_test(writing, keeps_the_old_file_when_writing_fails);
   suite_add_tcase(suite, writing);

@@ -421,6 +421,30 @@ static int learn_measure(struct learn_work *w) {
   return error;
 }
 
+/* Of a product that is not made, for the target is given: how large it may become at most. */
+static int learn_check_reach(const struct learn_work *w, struct halut_diag *diag) {
+  double high = w->a.u8 ? 255.0 : 0.0, most = 0.0;
+  for (size_t i = 0; w->a.f32 && i < w->a.rows * w->a.columns; i++)
+    high = fmax(high, fabs((double)w->a.f32[i]));
+  for (size_t i = 0; i < (size_t)w->a.columns * w->out->outputs; i++)
+    most = fmax(most, fabs((double)w->b[i]));
+  double reach = high * most * w->a.columns;
+  if (reach <= (double)FLT_MAX)
+    return HALUT_OK;
+  return halut_fail(diag, HALUT_EINVALID, 0,
+                    "a times b may reach %g, which is beyond float32: scale them down", reach);
+}
+
+/* What a reader of the file refuses. */
+static int learn_check_result(const struct halut_learned *out, struct halut_diag *diag) {
+  for (uint32_t m = 0; m < out->outputs; m++)
+    if (!isfinite(out->scale[m]) || !isfinite(out->bias[m]))
+      return halut_fail(diag, HALUT_EINVALID, 0,
+                        "output %u (from 0): its table is beyond float32: scale the samples down",
+                        m);
+  return HALUT_OK;
+}
+
 static int learn_run(struct learn_work *w, struct halut_diag *diag) {
   const struct halut_learn_options *o = w->options;
   uint32_t codebooks = o->codebooks, columns = w->a.columns;
@@ -434,6 +458,8 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
     w->first[c + 1] = w->first[c] + columns / codebooks + (c < columns % codebooks);
   learn_choose_rows(w->row, w->trees.rows, w->a.learn_rows, o->seed);
   w->trees.row = w->row;
+  if (!error && w->given && (error = learn_check_reach(w, diag)) != HALUT_OK)
+    return error;
   if (!error && !w->given)
     error = halut_learn_pool_run(&w->pool, "multiplying", blocks, learn_target, w);
   if (error == HALUT_EINVALID)
@@ -453,6 +479,9 @@ static int learn_run(struct learn_work *w, struct halut_diag *diag) {
     return error == HALUT_ECANCELED ? halut_fail(diag, error, 0, "learning was canceled") : error;
   for (size_t m = 0; m < w->out->outputs; m++)
     learn_quantise(w, m);
+  error = learn_check_result(w->out, diag);
+  if (error)
+    return error;
   error = learn_measure(w);
   return error ? halut_fail(diag, error, 0, "learning was canceled") : HALUT_OK;
 }

@@ -1,5 +1,6 @@
 #include "learned_file.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,7 +72,8 @@ int halut_learned_write(const struct halut_learned *p, const char *path, const c
                                         {"halut.version", number},
                                         {"halut.columns", columns}};
   size_t keys = 5;
-  if (isfinite(halut_learned_nmse(p)))
+  if (halut_learned_nmse(p) <=
+      (double)FLT_MAX) /* a NaN is not; of a constant target it says nothing */
     metadata[keys++] = (struct halut_text_pair){"halut.nmse", nmse};
   if (description)
     metadata[keys++] = (struct halut_text_pair){"halut.description", description};

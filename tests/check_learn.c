@@ -429,6 +429,29 @@ START_TEST(the_file_runs_and_replays_its_example) {
 }
 END_TEST
 
+/* Held-out rows that hardly differ make the share of their variance that is lost enormous. */
+START_TEST(a_file_tells_no_share_that_it_could_not_read) {
+  const struct setting s = {NORMAL, 0, 0, 100, 4, 2, 2, .ridge = 1};
+  struct data d = data_make(&s);
+  struct halut_learned p;
+  struct halut_diag diag = {0};
+  struct halut_model *model;
+  char path[] = "/tmp/check_learn.XXXXXX";
+  int fd = mkstemp(path);
+  ck_assert_int_ge(fd, 0);
+  close(fd);
+  ck_assert_int_eq(data_learn(&s, &d, 1, &p, NULL), 0);
+  for (p.variance = p.mse; p.variance > 1e-60; p.variance *= 1e-20) {
+    ck_assert_msg(!halut_learned_write(&p, path, "x", 1, NULL, d.a, 0, &diag), "%s", diag.text);
+    ck_assert_msg(!halut_model_open(path, &model, &diag), "%s", diag.text);
+    halut_model_close(model);
+  }
+  halut_learned_free(&p);
+  data_free(&d);
+  unlink(path);
+}
+END_TEST
+
 /* ---- errors ---- */
 
 struct stop {
@@ -623,6 +646,24 @@ START_TEST(names_the_value_that_is_not_finite) {
 }
 END_TEST
 
+START_TEST(refuses_what_float32_cannot_hold) {
+  const struct setting s = {NORMAL, 0, 0, 600, 7, 3, 2, .ridge = 1, .target = 1};
+  struct data d = data_make(&s);
+  struct halut_learned learned;
+  struct halut_diag diag = {0};
+  for (size_t i = 0; i < (size_t)s.columns * s.outputs; i++)
+    d.b[i] = 1e20f;
+  d.a[5] = 1e20f;
+  ck_assert_int_eq(data_learn(&s, &d, 1, &learned, &diag), HALUT_EINVALID);
+  ck_assert_str_eq(diag.text,
+                   "a times b may reach 7e+40, which is beyond float32: scale them down");
+  d.a[5] = 1e10f;
+  ck_assert_int_eq(data_learn(&s, &d, 1, &learned, &diag), HALUT_OK);
+  halut_learned_free(&learned);
+  data_free(&d);
+}
+END_TEST
+
 /* Columns whose step would be 0 count as 0, and what is reported is a number. */
 START_TEST(takes_values_of_all_sizes) {
   const struct setting s = {NORMAL, 0, 0, 600, 7, 3, 2, .ridge = 1};
@@ -706,6 +747,7 @@ int main(void) {
   tcase_add_test(tcase, splits_by_output_lower_the_error_of_the_output);
   tcase_add_test(tcase, parts_zeros_from_small_values);
   tcase_add_loop_test(tcase, the_file_runs_and_replays_its_example, 0, 2);
+  tcase_add_test(tcase, a_file_tells_no_share_that_it_could_not_read);
   tcase_add_test(tcase, can_be_canceled_in_every_phase);
   tcase_add_test(tcase, can_be_canceled_within_a_long_step);
   tcase_add_test(tcase, tells_how_far_it_is_and_how_much_it_takes);
@@ -714,6 +756,7 @@ int main(void) {
   tcase_add_test(quick, the_lowest_boundary_wins_a_tie);
   tcase_add_test(quick, names_the_value_that_is_not_finite);
   tcase_add_test(quick, takes_values_of_all_sizes);
+  tcase_add_test(quick, refuses_what_float32_cannot_hold);
   tcase_add_test(quick, names_the_option_that_is_wrong);
   tcase_add_test(quick, refuses_a_bad_name);
   SRunner *runner = srunner_create(suite);

@@ -19,7 +19,8 @@ PACKAGES_TRAIN = python3-torch python3-matplotlib
 # For CI: tools that check deploy/ and build the image. Not for a desktop, where some start services.
 PACKAGES_DEPLOY = chromium systemd prometheus haproxy yamllint docker-compose git podman buildah runc netavark \
   aardvark-dns iptables catatonit uidmap mmdebstrap debian-archive-keyring
-MODULES_DEPLOY = kubernetes-models@4.5.1 @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3 yaml@2.9.1
+MODULES_DEPLOY = kubernetes-models@4.5.1 @kubernetes-models/prometheus-operator@6.0.0 typescript@5.9.3 yaml@2.9.1 \
+  @stoplight/spectral-cli@6.16.3 @huggingface/inference@4.13.30
 
 # The folder decides what a source belongs to; a file named *_<isa>.c gets that ISA's flags and no other does.
 CORE_SRC := $(wildcard core/*.c)

@@ -108,22 +108,22 @@ def curl(path, method, operation, parameters):
 
 
 def scope(operation):
-    names = {name for choice in operation["security"] for scopes in choice.values() for name in scopes}
-    return f"Key with the scope {code(*names)}, where there are keys." if names else "Needs no key."
+    name = operation.get("x-scope")
+    return f"Key with the scope {code(name)}, where there are keys." if name else "Needs no key."
 
 
 def operation_part(reference, path, method, operation):
     parameters = [reference.find(p) for p in operation.get("parameters", ())]
     replies = {status: reference.find(reply) for status, reply in operation["responses"].items()}
     parts = [element("h3", f"{code(method.upper() + ' ' + path)} {text(operation['summary'])}"),
-             element("p", scope(operation)),
+             element("p", text(operation["description"]) + " " + scope(operation)),
              table(("parameter", "in", "type", ""),
                    [(code(p["name"]), p["in"], kind(p["schema"]), text(p.get("description", ""))) for p in parameters])]
     if "requestBody" in operation:
         parts.append(table(("body",), [(contents(operation["requestBody"]["content"]),)]))
     parts.append(table(("status", "reply", ""),
                        [(code(status), contents(reply.get("content", {})),
-                         '<a href="#errors">what is wrong</a>' if status == "default" else text(reply["description"]))
+                         text(reply["description"]) if status.isdigit() else '<a href="#errors">what is wrong</a>')
                         for status, reply in replies.items()]))
     parts.append(element("pre", text(curl(path, method, operation, parameters)), **{"class": "curl"}))
     return element("article", "\n".join(parts), id=operation["operationId"])
@@ -150,7 +150,7 @@ def page(document):
     reference = Reference(document)
     info = document["info"]
     title = f"{info['title']} {info['version']}: API"
-    body = [element("h1", text(title)), element("p", text(info["summary"]) + ".")]
+    body = [element("h1", text(title)), element("p", text(info["description"]))]
     links = [element("li", element("a", code(method.upper() + " " + path), href="#" + item["operationId"]))
              for path, method, item in reference.operations()]
     body.append(element("nav", element("ul", "\n".join(links))))

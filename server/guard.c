@@ -94,6 +94,15 @@ const char *halut_guard_target(const char *target) {
   return NULL;
 }
 
+int64_t halut_guard_excess(size_t head_bytes, size_t line_bytes,
+                           const struct halut_guard_header *headers, size_t count) {
+  static const size_t colon = 1, blank = 1, line_end = 2;
+  size_t known = line_bytes + line_end + line_end;
+  for (size_t i = 0; i < count; i++)
+    known += headers[i].name_bytes + colon + blank + headers[i].value_bytes + line_end;
+  return (int64_t)head_bytes - (int64_t)known;
+}
+
 unsigned halut_guard_check(const struct halut_guard_limits *limits, const char *version,
                            const struct halut_guard_header *headers, size_t count,
                            struct halut_guard_framing *framing, const char **reason_out) {

@@ -30,6 +30,14 @@ struct halut_guard_framing {
 /* NULL if the request target, as it came and not yet decoded, is fine, else a static sentence. */
 const char *halut_guard_target(const char *target);
 
+/* How many bytes of a head have no header to them: `line_bytes` are those of the request line
+ * without its end, and a header has one blank after its colon. 0 or less (no blank, bare line
+ * feeds) is as clients send it. libmicrohttpd drops what is folded, what follows a NUL, and a line
+ * that begins with a colon, which it takes for the end of the head, so that the rest is read as a
+ * request. */
+int64_t halut_guard_excess(size_t head_bytes, size_t line_bytes,
+                           const struct halut_guard_header *headers, size_t count);
+
 /* `version` is "HTTP/1.1"; `count` may exceed what headers[] holds once it is past
  * limits->headers_max. Returns 0 and fills `framing`, or the HTTP status to refuse with (400, 417,
  * 431, 505) and sets *reason_out to a static sentence. After any refusal the connection must be

@@ -26,6 +26,7 @@
 
 enum {
   TICK_MS = 100,
+  LOOKS = 10, /* ticks in which each connection is asked once whether its peer has left */
   TICK_DRAIN_MS = 20,
   ACCEPTS_PER_EVENT = 32,
   RUNS_PER_EVENT = 4,
@@ -241,6 +242,7 @@ static void *http_on_target(void *self, const char *target, struct MHD_Connectio
     return NULL;
   halut_connection_enter(connection, HALUT_PHASE_READING);
   connection->target_fault = halut_guard_target(target);
+  connection->target_bytes = strlen(target);
   return NULL;
 }
 
@@ -367,7 +369,9 @@ static void connection_check(struct halut_http *http, struct halut_connection *c
       reason = "slow-reader";
     break;
   }
-  if (reason == NULL && age_ms >= TICK_MS && connection->phase != HALUT_PHASE_SENDING &&
+  /* Of those that are quiet for long a few are looked at each time: it takes a system call. */
+  bool is_due = age_ms < LOOKS * TICK_MS || (uint32_t)connection->fd % LOOKS == http->ticks % LOOKS;
+  if (reason == NULL && age_ms >= TICK_MS && connection->phase != HALUT_PHASE_SENDING && is_due &&
       halut_connection_is_over(connection)) {
     shutdown(connection->fd, SHUT_RDWR);
     return;
@@ -384,6 +388,7 @@ static void connection_check(struct halut_http *http, struct halut_connection *c
 static void http_tick(uv_timer_t *handle) {
   struct halut_http *http = handle->data;
   uint64_t now_ns = halut_clock_ns();
+  http->ticks++;
   for (size_t i = 0; i < HALUT_BUCKETS; i++)
     for (struct halut_connection *c = http->bucket[i]; c != NULL; c = c->next)
       connection_check(http, c, now_ns);

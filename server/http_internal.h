@@ -18,6 +18,7 @@ struct halut_connection {
   uint32_t requests;                    /* begun */
   uint64_t since_ns;                    /* start of the phase */
   const char *target_fault;             /* of the request being read, or NULL */
+  size_t target_bytes;                  /* of its target, as it came */
   uint8_t address[HALUT_ADDRESS_BYTES]; /* all zero: has none (Unix socket) */
   bool is_local;                        /* a Unix socket or a loopback address */
   bool is_secure;                       /* speaks TLS: nothing plain may be sent */
@@ -50,6 +51,7 @@ struct halut_http {
   bool starved;     /* paused for want of a descriptor */
   bool farewell, draining, drained;
   uint64_t drain_deadline_ns;
+  uint32_t ticks;
   uint32_t connections, parked, asleep;
   uint32_t lingering;                    /* parked, and their connections not suspended */
   _Atomic uint64_t body_bytes;           /* workers charge what they decompress */

@@ -34,7 +34,9 @@ enum { REQUEST_READING, REQUEST_REFUSED, REQUEST_PARKED, REQUEST_READY, REQUEST_
 enum { HOLD_LINGERING, HOLD_HELD, HOLD_LOST };
 
 enum {
-  LOOKS_MAX = 8,         /* of the daemon at a request that lingers */
+  LOOKS_MAX = 8, /* of the daemon at a request that lingers */
+  EXCESS_MAX =
+      2, /* bytes of a head beside its headers: blanks; with any the connection is closed */
   DISCARD_MAX = 1 << 20, /* bytes of a refused body that are read and thrown away */
   BODY_FIRST = 4096      /* first allocation for a body of unknown length */
 };
@@ -208,12 +210,22 @@ const char *halut_request_stranger(const struct halut_request *request, const ch
   return stranger.found;
 }
 
-bool halut_request_is_local(const struct halut_request *request) {
-  static const char *const forwarded[] = {"Forwarded", "X-Forwarded-For", "X-Real-IP"};
+/* Any header that proxies alone send. */
+static enum MHD_Result forwarded_check(void *self, enum MHD_ValueKind kind, const char *key,
+                                       const char *value) {
+  static const char *const forwarded[] = {"Forwarded", "X-Forwarded", "X-Real-IP", "Via"};
+  bool *is_local = self;
+  (void)kind, (void)value;
   for (size_t i = 0; i < sizeof forwarded / sizeof forwarded[0]; i++)
-    if (halut_request_header(request, forwarded[i]) != NULL)
-      return false;
-  return halut_connection_of(request->connection)->is_local;
+    if (strncasecmp(key, forwarded[i], strlen(forwarded[i])) == 0)
+      *is_local = false;
+  return MHD_YES;
+}
+
+bool halut_request_is_local(const struct halut_request *request) {
+  bool is_local = halut_connection_of(request->connection)->is_local;
+  MHD_get_connection_values(request->connection, MHD_HEADER_KIND, forwarded_check, &is_local);
+  return is_local;
 }
 
 bool halut_request_gone(const struct halut_request *request) {
@@ -482,7 +494,8 @@ static void request_refuse_size(struct halut_request *request) {
 
 /* What reads its body takes a compressed one: that is a worker's time, or bounded to be short. Only
  * what computes gives one: clients that ask for compression everywhere do not always undo it. */
-static void request_read_codings(struct halut_request *request, const struct header_list *list) {
+static void request_read_codings(struct halut_request *request, const struct header_list *list,
+                                 bool has_body) {
   enum halut_body body = request->route->body;
   bool reads = body != HALUT_BODY_NONE;
   unsigned given = 0;
@@ -490,6 +503,8 @@ static void request_read_codings(struct halut_request *request, const struct hea
     given += list->header[i].name_bytes == 16 &&
              strncasecmp(list->header[i].name, "Content-Encoding", 16) == 0;
   const char *text = halut_request_header(request, "Content-Encoding");
+  if (!has_body && !reads)
+    return; /* clients that compress every body say so of none, too */
   if (given > 1 || !halut_coding_parse(text, &request->coding) ||
       (request->coding != HALUT_IDENTITY && !reads)) {
     request_refuse(request, 415,
@@ -508,7 +523,17 @@ static enum MHD_Result request_refuse_now(struct halut_request *request, unsigne
   return request_send(request);
 }
 
-static enum MHD_Result request_check(struct halut_request *request, const char *version) {
+static int64_t head_excess(const struct halut_request *request, const char *method,
+                           const char *version, const struct header_list *list) {
+  const union MHD_ConnectionInfo *info =
+      MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+  size_t line =
+      strlen(method) + 1 + request->private.connection->target_bytes + 1 + strlen(version);
+  return info == NULL ? 0 : halut_guard_excess(info->header_size, line, list->header, list->count);
+}
+
+static enum MHD_Result request_check(struct halut_request *request, const char *method,
+                                     const char *version) {
   struct header_list list;
   struct halut_guard_framing framing;
   const char *reason = halut_connection_of(request->connection)->target_fault;
@@ -520,14 +545,21 @@ static enum MHD_Result request_check(struct halut_request *request, const char *
                                       list.count, &framing, &reason);
   if (status != 0)
     return request_refuse_now(request, status, reason);
+  const int64_t excess = head_excess(request, method, version, &list);
+  if (excess > EXCESS_MAX)
+    return request_refuse_now(
+        request, 400,
+        "the head holds bytes that belong to no header: a folded line, a NUL, "
+        "a line without a name, or blanks before values");
   uint32_t most = request->http->options.requests_per_connection_max;
-  request->private.close = ++request->private.connection->requests >= most && most > 0;
+  const bool is_last = ++request->private.connection->requests >= most && most > 0;
+  request->private.close = is_last || excess > 0;
   request_trace(request);
   request_route(request);
   if (request->private.state == REQUEST_READING)
     request_admit(request);
   if (request->private.state == REQUEST_READING)
-    request_read_codings(request, &list);
+    request_read_codings(request, &list, framing.chunked || framing.content_length > 0);
   request->private.body_max = body_limit(request);
   request->private.expected = framing.chunked ? UINT64_MAX : framing.content_length;
   if (request->private.state == REQUEST_READING &&
@@ -572,7 +604,7 @@ static enum MHD_Result request_begin(struct halut_http *http, struct MHD_Connect
   if (strlen(url) >= sizeof request->path)
     return request_refuse_now(request, 414, "the path is too long");
   memcpy(request->path, url, strlen(url) + 1);
-  return request_check(request, version);
+  return request_check(request, method, version);
 }
 
 /* ---- the body, and what follows it ---- */

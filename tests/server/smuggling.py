@@ -28,6 +28,13 @@ CASES = {
     "a folded length": START + b"Content-Length: 1\r\n 5\r\n\r\nhello",
     "a folded coding": START + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
     "a folded line before the length": START + b"X: a\r\n b\r\nContent-Length : 5\r\n\r\nhello",
+    "a folded line": START + b"X: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+    "a folded length of the head":
+        START + b"Inference-Header-Content-Length: 0\r\n 5\r\nContent-Length: 5\r\n\r\nhello",
+    "a folded line that is blank": START + b"X: a\r\n \r\nContent-Length: 5\r\n\r\nhello",
+    "a line without a name": START + b": x\r\n",
+    "a line that is a colon": START + b":\r\n",
+    "a NUL in a value": START + b"X: a\0b\r\nContent-Length: 5\r\n\r\nhello",
     "two codings": START + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "chunks twice": START + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "no coding": START + b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n",

@@ -1,6 +1,7 @@
 #include "app.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -222,6 +223,20 @@ static void reload_tls(struct halut_app *app) {
   halut_app_log(app, HALUT_LOG_INFO, "reloaded: the certificate");
 }
 
+/* The file that has the name now: the old one may have been moved away. */
+static void reload_access_log(struct halut_app *app) {
+  if (app->access_log == NULL || app->access_log == stdout || app->reload.only[0] != '\0')
+    return;
+  FILE *file = fopen(app->config.access_log, "ae");
+  if (file == NULL) {
+    halut_app_log(app, HALUT_LOG_ERROR, "access-log: %s: %s; the one that is open goes on",
+                  app->config.access_log, strerror(errno));
+    return;
+  }
+  fclose(app->access_log);
+  app->access_log = file;
+}
+
 static void reload_start(struct halut_app *app, const char *only);
 
 /* After a reload: what was asked for meanwhile. */
@@ -245,6 +260,7 @@ static void reload_done(struct halut_app *app) {
     halut_app_log(app, HALUT_LOG_ERROR, "reload:\n%s", app->reload.report);
   reload_keys(app);
   reload_tls(app);
+  reload_access_log(app);
   if (app->reload.error != HALUT_OK) {
     app->metrics.reload_failures++;
     halut_app_log(app, HALUT_LOG_ERROR, "reload failed, serving what was loaded: %s",

@@ -66,10 +66,10 @@ bool halut_job_base64(struct halut_job *job, const char *where,
   bool is_escaped = memchr(slice->text, '\\', text_bytes) != NULL;
   char *plain = is_escaped ? halut_json_unescape(slice, &text_bytes) : NULL;
   uint8_t *data = malloc(halut_base64_decoded_max(text_bytes));
-  int error = data == NULL || (is_escaped && plain == NULL)
-                  ? halut_fail(&diag, HALUT_ENOMEM, 0, "no memory for the image; try again")
-                  : halut_base64_decode(is_escaped ? plain : slice->text, text_bytes, data, &bytes,
-                                        &diag);
+  int error =
+      data == NULL || (is_escaped && plain == NULL)
+          ? halut_fail(&diag, HALUT_ENOMEM, 0, "no memory for the image; try again")
+          : halut_base64_decode(is_escaped ? plain : slice->text, text_bytes, data, &bytes, &diag);
   if (error != HALUT_OK)
     halut_job_fail(job, error, "%sb64: %s", where, diag.text);
   bool is_read = error == HALUT_OK && halut_job_picture(job, where, data, bytes, row);
@@ -91,13 +91,12 @@ static bool is_planar(const struct halut_number_shape *shape, const struct halut
                               shape->dim[2] == info->height && shape->dim[3] == info->width);
 }
 
-static void planes_copy(struct halut_job *job, const uint8_t *values) {
+static void planes_copy(struct halut_job *job, uint32_t row, const uint8_t *values) {
   const struct halut_model_info *info = job->entry->info;
   size_t plane = (size_t)info->height * info->width;
-  for (uint32_t row = 0; row < job->rows; row++)
-    for (size_t c = 0; c < info->channels; c++)
-      for (size_t i = 0; i < plane; i++)
-        image_at(job, row)[c * plane + i] = values[(row * plane + i) * info->channels + c];
+  for (size_t c = 0; c < info->channels; c++)
+    for (size_t i = 0; i < plane; i++)
+      image_at(job, row)[c * plane + i] = values[i * info->channels + c];
 }
 
 static bool numbers_read(struct halut_job *job, const struct halut_json_slice *slice,
@@ -112,11 +111,9 @@ static bool numbers_read(struct halut_job *job, const struct halut_json_slice *s
                                          .offset = slice->offset,
                                          .rank_max = 4,
                                          .rows_max = job->limits->rows_max};
-  uint8_t *values = malloc(capacity + 1);
-  if (values == NULL) {
-    halut_job_fail(job, HALUT_ENOMEM, "no memory for the %s; try again", name);
+  uint8_t *values = halut_job_values(job, capacity, sizeof *values);
+  if (values == NULL)
     return false;
-  }
   int error =
       halut_number_read(slice->text, slice->bytes, &options, values, capacity, &shape, &diag);
   if (error != HALUT_OK)
@@ -126,33 +123,83 @@ static bool numbers_read(struct halut_job *job, const struct halut_json_slice *s
                    name, each, info->channels, info->height, info->width,
                    shape.rank < 2 ? (size_t)1 : shape.count / shape.dim[0]);
   else if (!is_planar(&shape, info) && !is_interleaved(&shape, info))
-    halut_job_fail(job, HALUT_ESHAPE,
-                   "%s: each must be flat or nested as %u x %u x %u or %u x %u x %u", name,
-                   info->channels, info->height, info->width, info->height, info->width,
-                   info->channels);
+    halut_job_fail(
+        job, HALUT_ESHAPE, "%s: each must be flat or nested as %u x %u x %u or %u x %u x %u", name,
+        info->channels, info->height, info->width, info->height, info->width, info->channels);
   else if (halut_job_seat(job, (uint32_t)shape.dim[0])) {
     if (is_planar(&shape, info))
       memcpy(job->in, values, shape.count);
     else
-      planes_copy(job, values);
+      for (uint32_t row = 0; row < job->rows; row++)
+        planes_copy(job, row, values + row * each);
   }
   free(values);
   return !job->failed;
 }
 
-/* The "b64" of an object, or of its only member. */
-static const json_t *picture_of(const json_t *object) {
-  const json_t *text = json_object_get(object, "b64");
-  if (text == NULL && json_object_size(object) == 1) {
-    void *first = json_object_iter((json_t *)(uintptr_t)object); /* only reads it */
-    text = json_object_get(json_object_iter_value(first), "b64");
+/* The numbers of one picture. */
+static bool picture_numbers_read(struct halut_job *job, const struct halut_json_slice *slice,
+                                 const char *where, uint32_t row) {
+  const struct halut_model_info *info = job->entry->info;
+  struct halut_diag diag = {0};
+  struct halut_number_shape shape, list = {.dim = {1}};
+  struct halut_number_options options = {
+      .type = HALUT_NUMBER_UINT8, .name = "image", .offset = slice->offset, .rank_max = 3};
+  size_t each = job->entry->in_bytes;
+  uint8_t *values = malloc(each);
+  int error =
+      values == NULL
+          ? halut_fail(&diag, HALUT_ENOMEM, 0, "no memory for the image; try again")
+          : halut_number_read(slice->text, slice->bytes, &options, values, each, &shape, &diag);
+  if (error != HALUT_OK) {
+    halut_job_fail(job, error, "%s%s", where, diag.text);
+    free(values);
+    return false;
   }
-  return text;
+  list.rank = shape.rank + 1;
+  memcpy(list.dim + 1, shape.dim, shape.rank * sizeof *shape.dim);
+  if (shape.count != each || (!is_planar(&list, info) && !is_interleaved(&list, info)))
+    halut_job_fail(
+        job, HALUT_ESHAPE, "%simage: must be flat or nested as %u x %u x %u or %u x %u x %u", where,
+        info->channels, info->height, info->width, info->height, info->width, info->channels);
+  else if (is_planar(&list, info))
+    memcpy(image_at(job, row), values, each);
+  else
+    planes_copy(job, row, values);
+  free(values);
+  return !job->failed;
+}
+
+/* The only member of an object, if it is called as a picture may be. */
+static const json_t *named_picture(const json_t *object) {
+  static const char ending[] = "_bytes";
+  void *first = json_object_iter((json_t *)(uintptr_t)object); /* only reads it */
+  if (json_object_size(object) != 1)
+    return NULL;
+  const char *name = json_object_iter_key(first);
+  size_t bytes = strlen(name), end = sizeof ending - 1;
+  bool is_one =
+      strcmp(name, "image") == 0 || (bytes > end && strcmp(name + bytes - end, ending) == 0);
+  return is_one ? json_object_iter_value(first) : NULL;
+}
+
+static bool instance_read(struct halut_job *job, const struct halut_json *json,
+                          const json_t *object, const char *where, uint32_t row) {
+  const json_t *text = json_object_get(object, "b64");
+  const json_t *value = text == NULL ? named_picture(object) : NULL;
+  const struct halut_json_slice *slice = halut_json_slice(json, value);
+  if (slice != NULL && !slice->is_string)
+    return picture_numbers_read(job, slice, where, row);
+  if (text == NULL && json_is_object(object) && value == NULL) {
+    halut_job_fail(job, HALUT_EINVALID, "%smust be {\"b64\": ...} or {\"image\": ...}", where);
+    return false;
+  }
+  return halut_job_base64(job, where,
+                          halut_json_slice(json, text ? text : json_object_get(value, "b64")), row);
 }
 
 bool halut_classify_instances(struct halut_job *job, const struct halut_json *json,
-                              const char *name) {
-  const json_t *list = json_object_get(json->root, name);
+                              const json_t *list, const char *name) {
   const struct halut_json_slice *slice = halut_json_slice(json, list);
   size_t count = json_array_size(list);
   job->many = true;
@@ -169,8 +216,7 @@ bool halut_classify_instances(struct halut_job *job, const struct halut_json *js
   for (uint32_t i = 0; i < count; i++) {
     char where[64];
     snprintf(where, sizeof where, "%s[%u]: ", name, i);
-    const json_t *text = picture_of(json_array_get(list, i));
-    if (!halut_job_base64(job, where, halut_json_slice(json, text), i))
+    if (!instance_read(job, json, json_array_get(list, i), where, i))
       return false;
   }
   return true;
@@ -199,7 +245,7 @@ static bool envelope_read(struct halut_job *job, const struct halut_json *json) 
   if (image != NULL)
     return halut_job_seat(job, 1) &&
            halut_job_base64(job, "", halut_json_slice(json, json_object_get(image, "b64")), 0);
-  return halut_classify_instances(job, json, "instances");
+  return halut_classify_instances(job, json, instances, "instances");
 }
 
 static void json_read(struct halut_job *job, const uint8_t *bytes, size_t size) {

@@ -6,6 +6,7 @@
 #include "classify.h"
 #include "dialects.h"
 #include "matmul.h"
+#include "number.h"
 #include "ranking.h"
 
 /* ---- reading ---- */
@@ -26,6 +27,51 @@ static struct halut_json *body_open(struct halut_job *job, const char *const *ke
   return json;
 }
 
+/* Rows of a product, each an object with its input. */
+static bool named_rows_read(struct halut_job *job, const struct halut_json *json,
+                            const json_t *list, const char *name) {
+  const uint32_t columns = job->entry->info->columns;
+  const size_t count = json_array_size(list);
+  if (count > job->limits->rows_max) {
+    halut_job_fail(job, HALUT_ELIMIT, "%s: %zu rows exceed rows-max %llu", name, count,
+                   (unsigned long long)job->limits->rows_max);
+    return false;
+  }
+  if (!halut_job_seat(job, (uint32_t)count))
+    return false;
+  for (size_t i = 0; i < count; i++) {
+    const json_t *row = json_array_get(list, i);
+    const struct halut_json_slice *slice = halut_json_slice(json, json_object_get(row, "a"));
+    struct halut_diag diag = {0};
+    struct halut_number_shape shape = {0};
+    struct halut_number_options options = {.type = HALUT_NUMBER_FP32, .name = "a", .rank_max = 1};
+    float *values = (float *)job->in + i * columns;
+    if (json_object_size(row) != 1 || slice == NULL || slice->is_string)
+      halut_fail(&diag, HALUT_EINVALID, 0, "must be numbers, or {\"a\": numbers}");
+    else if (halut_number_read(slice->text, slice->bytes, &options, values, columns, &shape,
+                               &diag) == HALUT_OK &&
+             shape.count != columns)
+      halut_fail(&diag, HALUT_ESHAPE, 0, "a: %zu numbers, not %u", shape.count, columns);
+    if (diag.text[0] == '\0')
+      continue;
+    halut_job_fail(job, HALUT_EINVALID, "%s[%zu]: %s", name, i, diag.text);
+    return false;
+  }
+  return true;
+}
+
+/* Inputs may be an object by name, of which there is one. */
+static const json_t *inputs_of(struct halut_job *job, const json_t *inputs) {
+  const char *name = job->kind == HALUT_NETWORK ? "image" : "a";
+  if (!json_is_object(inputs) || json_object_get(inputs, "b64") != NULL)
+    return inputs;
+  const json_t *only = json_object_size(inputs) == 1 ? json_object_get(inputs, name) : NULL;
+  if (only == NULL)
+    halut_job_fail(job, HALUT_EINVALID, "inputs: model %s has one, \"%s\"", job->entry->info->name,
+                   name);
+  return only;
+}
+
 static void predict_json(struct halut_job *job, const struct halut_json *json) {
   bool has_inputs = json_object_get(json->root, "inputs") != NULL;
   const char *name = has_inputs ? "inputs" : "instances";
@@ -36,15 +82,20 @@ static void predict_json(struct halut_job *job, const struct halut_json *json) {
   job->is_columnar = has_inputs;
   if (!halut_job_choose(job, job->model_name))
     return;
+  const json_t *list = json_object_get(json->root, name);
+  if (has_inputs && (list = inputs_of(job, list)) == NULL)
+    return;
   if (job->kind == HALUT_NETWORK)
-    halut_classify_instances(job, json, name);
+    halut_classify_instances(job, json, list, name);
+  else if (json_is_object(json_array_get(list, 0)))
+    named_rows_read(job, json, list, name);
   else
-    halut_matmul_rows(job, json, name);
+    halut_matmul_rows(job, json, list, name);
 }
 
 /* {"instances": [...]} or {"inputs": [...]}; a product takes an .npy array as well. */
 static void predict_read(struct halut_job *job) {
-  static const char *const keys[] = {"instances", "inputs", "b64", NULL};
+  static const char *const keys[] = {"instances", "inputs", "image", "a", "b64", NULL};
   if (job->kind == HALUT_PRODUCT && halut_matmul_npy(job))
     return;
   struct halut_json *json = body_open(job, keys);
@@ -58,7 +109,7 @@ static void examples_read(struct halut_job *job) {
   static const char *const keys[] = {"examples", "b64", NULL};
   struct halut_json *json = body_open(job, keys);
   if (json != NULL && halut_job_choose(job, job->model_name))
-    halut_classify_instances(job, json, "examples");
+    halut_classify_instances(job, json, json_object_get(json->root, "examples"), "examples");
   halut_job_json_end(job, json);
 }
 
@@ -218,14 +269,10 @@ char *halut_torchserve_error(unsigned status, const char *text, size_t *bytes_ou
   static const struct {
     unsigned status;
     const char *type;
-  } types[] = {{400, "BadRequestException"},
-               {401, "InvalidKeyException"},
-               {403, "InvalidKeyException"},
-               {404, "ModelNotFoundException"},
-               {405, "MethodNotAllowedException"},
-               {413, "RequestEntityTooLarge"},
-               {415, "BadRequestException"},
-               {503, "ServiceUnavailableException"},
+  } types[] = {{400, "BadRequestException"},       {401, "InvalidKeyException"},
+               {403, "InvalidKeyException"},       {404, "ModelNotFoundException"},
+               {405, "MethodNotAllowedException"}, {413, "RequestEntityTooLarge"},
+               {415, "BadRequestException"},       {503, "ServiceUnavailableException"},
                {504, "InferenceTimeoutException"}};
   const char *type = "InternalServerException";
   struct halut_json_out out = {0};

@@ -56,9 +56,8 @@ bool halut_job_finite(struct halut_job *job, const char *name, const char *other
                       const float *values, size_t columns) {
   for (size_t i = 0; i < job->rows * columns; i++)
     if (!isfinite(values[i])) {
-      halut_job_fail(job, HALUT_EINVALID,
-                     "%s[%zu][%zu] is %s, which JSON cannot carry: ask for %s", name, i / columns,
-                     i % columns, isnan(values[i]) ? "NaN" : "infinite", other);
+      halut_job_fail(job, HALUT_EINVALID, "%s[%zu][%zu] is %s, which JSON cannot carry: ask for %s",
+                     name, i / columns, i % columns, isnan(values[i]) ? "NaN" : "infinite", other);
       return false;
     }
   return true;
@@ -107,9 +106,9 @@ bool halut_job_choose(struct halut_job *job, const char *name) {
   struct halut_diag diag = {0};
   job->entry = halut_catalog_find(job->catalog, job->kind, name, job->version, &diag);
   if (job->entry == NULL)
-    halut_job_fail(job, name == NULL && is_served(job->catalog, job->kind) ? HALUT_EINVALID
-                                                                           : HALUT_ENOTFOUND,
-                   "%s", diag.text);
+    halut_job_fail(
+        job, name == NULL && is_served(job->catalog, job->kind) ? HALUT_EINVALID : HALUT_ENOTFOUND,
+        "%s", diag.text);
   else if (!halut_job_count(job, job->entry)) {
     job->crowded = true; /* it was named in the body, so that this is known now only */
     halut_job_fail(job, HALUT_EBUSY, HALUT_JOB_CROWDED, job->entry->info->name,
@@ -139,26 +138,41 @@ bool halut_job_options(struct halut_job *job, const json_t *object) {
          halut_job_choose(job, model != NULL ? model : job->model_name);
 }
 
-/* A reply holds the result once more. */
-static bool tensors_count(struct halut_job *job, uint32_t rows) {
-  const uint64_t bytes = (job->entry->in_bytes + 2 * job->entry->out_bytes) * (uint64_t)rows;
+/* Counts the job with `bytes` instead of what it was counted with before. */
+static bool bytes_count(struct halut_job *job, uint64_t bytes, uint64_t count, const char *what) {
   const uint64_t most = job->limits->tensor_total_max;
-  assert(job->tensor_bytes == 0);
   if (bytes > most) {
-    halut_job_fail(job, HALUT_ELIMIT, "%u rows need %llu bytes, tensor-total-max is %llu", rows,
-                   (unsigned long long)bytes, (unsigned long long)most);
+    halut_job_fail(job, HALUT_ELIMIT, "%llu %s need %llu bytes, tensor-total-max is %llu",
+                   (unsigned long long)count, what, (unsigned long long)bytes,
+                   (unsigned long long)most);
     return false;
   }
-  if (atomic_fetch_add(job->limits->tensor_bytes, bytes) + bytes <= most) {
+  const uint64_t more = bytes - job->tensor_bytes; /* or less: it wraps */
+  if (atomic_fetch_add(job->limits->tensor_bytes, more) + more <= most) {
     job->tensor_bytes = bytes;
     return true;
   }
-  atomic_fetch_sub(job->limits->tensor_bytes, bytes);
+  atomic_fetch_sub(job->limits->tensor_bytes, more);
   job->no_room = true;
   halut_job_fail(job, HALUT_EBUSY,
-                 "%llu bytes for %u rows: all requests together exceed tensor-total-max; try again",
-                 (unsigned long long)bytes, rows);
+                 "%llu bytes for %llu %s: all requests together exceed tensor-total-max; try again",
+                 (unsigned long long)bytes, (unsigned long long)count, what);
   return false;
+}
+
+/* A reply holds the result once more. */
+static bool tensors_count(struct halut_job *job, uint32_t rows) {
+  return bytes_count(job, (job->entry->in_bytes + 2 * job->entry->out_bytes) * (uint64_t)rows, rows,
+                     "rows");
+}
+
+void *halut_job_values(struct halut_job *job, size_t count, size_t each) {
+  if (!bytes_count(job, count * each, count, "numbers"))
+    return NULL;
+  void *values = malloc(count > 0 ? count * each : 1);
+  if (values == NULL)
+    halut_job_fail(job, HALUT_ENOMEM, "no memory for %zu numbers; try again", count);
+  return values;
 }
 
 static bool tensors_take(struct halut_job *job, uint32_t rows, void *in) {
@@ -197,14 +211,14 @@ static void device_write(const struct halut_job *job, struct halut_json_out *out
   }
   if (stats->device_cycles == 0)
     return;
-  halut_json_out_format(
-      out,
-      ",\"device\":{\"backend\":\"%s\",\"cycles\":%" PRIu64 ",\"stalls\":%" PRIu64
-      ",\"utilisation\":%.4f,\"lookups\":%" PRIu64 ",\"table_bytes\":%" PRIu64
-      ",\"energy_uj\":%.6f}",
-      job->catalog->options.backends[backend]->name, stats->device_cycles, stats->device_stalls,
-      1.0 - (double)stats->device_stalls / (double)stats->device_cycles, stats->lookups,
-      stats->device_table_bytes, halut_energy(stats) * 1e-6);
+  halut_json_out_format(out,
+                        ",\"device\":{\"backend\":\"%s\",\"cycles\":%" PRIu64 ",\"stalls\":%" PRIu64
+                        ",\"utilisation\":%.4f,\"lookups\":%" PRIu64 ",\"table_bytes\":%" PRIu64
+                        ",\"energy_uj\":%.6f}",
+                        job->catalog->options.backends[backend]->name, stats->device_cycles,
+                        stats->device_stalls,
+                        1.0 - (double)stats->device_stalls / (double)stats->device_cycles,
+                        stats->lookups, stats->device_table_bytes, halut_energy(stats) * 1e-6);
 }
 
 void halut_job_write_tail(const struct halut_job *job, struct halut_json_out *out) {

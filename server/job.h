@@ -57,15 +57,15 @@ struct halut_job {
   const char *model_name; /* in `text`, or NULL */
   char text[128];
   uint32_t version; /* 0: the newest */
-  int backend; /* index in the catalogue's options */
+  int backend;      /* index in the catalogue's options */
   uint32_t top;
   enum halut_image_fit fit;
   uint64_t wait_max_ns; /* 0: as long as compute-timeout-ms lets it */
   void *detail;         /* of the form, or NULL; detail_free is called when the job ends */
   void (*detail_free)(void *detail);
   enum halut_answer answer;
-  bool is_npy;      /* product: the body is an .npy array */
-  bool is_columnar; /* the body named its "inputs", so the answer has "outputs" */
+  bool is_npy;                      /* product: the body is an .npy array */
+  bool is_columnar;                 /* the body named its "inputs", so the answer has "outputs" */
   struct halut_inspection *inspect; /* what else is asked for, or NULL */
 
   /* Made by the worker. */
@@ -76,11 +76,11 @@ struct halut_job {
   bool no_room;                /* nor this one: body-total-max or tensor-total-max */
   bool many;                   /* network: the body was a list of instances */
   uint32_t rows;
-  void *in, *out; /* [rows] inputs and outputs, malloc'ed */
-  uint64_t tensor_bytes; /* counted for them */
+  void *in, *out;           /* [rows] inputs and outputs, malloc'ed */
+  uint64_t tensor_bytes;    /* counted for them */
   struct halut_stats stats; /* its share, but the times, which are the run's */
-  uint32_t run_rows;   /* of all jobs of the run that it was part of */
-  uint32_t batch_rows; /* the same in one job of each run, 0 in the others */
+  uint32_t run_rows;        /* of all jobs of the run that it was part of */
+  uint32_t batch_rows;      /* the same in one job of each run, 0 in the others */
   uint64_t phase_ns[HALUT_JOB_PHASES];
 };
 
@@ -108,6 +108,9 @@ bool halut_job_count(struct halut_job *job, struct halut_entry *entry);
 void halut_job_uncount(struct halut_job *job);
 /* Sets job->entry by name (NULL: the only one); false after a failure. */
 bool halut_job_choose(struct halut_job *job, const char *name);
+/* Memory for numbers of the body, `each` bytes one, to free() or to adopt; NULL after a failure.
+ * Like what the next two allocate it counts for tensor-total-max, until they count instead. */
+void *halut_job_values(struct halut_job *job, size_t count, size_t each);
 /* Allocates `in` and `out` for `rows`, or takes `in` over from malloc and allocates `out`; false
  * after a failure. */
 bool halut_job_seat(struct halut_job *job, uint32_t rows);

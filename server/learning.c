@@ -128,6 +128,17 @@ static unsigned intake_judge(struct halut_intake *intake) {
                intake->lesson->name);
     return 409;
   }
+  const struct halut_entry *served =
+      halut_catalog_find(catalog, HALUT_PRODUCT, intake->lesson->name, 0, NULL);
+  if (served != NULL && (served->info->columns != intake->lesson->columns ||
+                         served->info->outputs != intake->lesson->outputs)) {
+    halut_fail(diag, HALUT_EINVALID, 0,
+               "name: \"%s\" has %u columns and %u outputs, these samples have %u and %u: another "
+               "version of it cannot; choose another name",
+               intake->lesson->name, served->info->columns, served->info->outputs,
+               intake->lesson->columns, intake->lesson->outputs);
+    return 409;
+  }
   if (catalog->count >= HALUT_CATALOG_MAX) {
     halut_fail(diag, HALUT_ELIMIT, 0, "%d models are being served, which is the most",
                HALUT_CATALOG_MAX);
@@ -361,8 +372,7 @@ void halut_learning_reloaded(struct halut_app *app, const char *why) {
   app->learning.loading = NULL;
   const struct halut_entry *entry =
       halut_catalog_find(app->catalog, HALUT_PRODUCT, task->name, task->result.version, NULL);
-  bool is_served =
-      app->draining || (entry != NULL && strcmp(entry->file, task->result.file) == 0);
+  bool is_served = app->draining || (entry != NULL && strcmp(entry->file, task->result.file) == 0);
   if (!is_served) { /* nor may it be in the way of the next start */
     snprintf(path, sizeof path, "%s/%s", app->config.models, task->result.file);
     unlink(path);

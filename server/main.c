@@ -37,14 +37,22 @@ static void choose_backends(const struct halut_config *config,
   }
 }
 
-static void raise_descriptors(uint64_t connections) {
+/* Connections leave what everything else needs, of however few descriptors there may be. */
+static void share_descriptors(struct halut_app *app) {
   struct rlimit limit;
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= connections + DESCRIPTORS_RESERVED)
+  uint64_t *connections = &app->config.connections_max, most = *connections + DESCRIPTORS_RESERVED;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= most)
     return;
-  limit.rlim_cur = limit.rlim_max < connections + DESCRIPTORS_RESERVED
-                       ? limit.rlim_max
-                       : connections + DESCRIPTORS_RESERVED;
-  setrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : most;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= most)
+    return;
+  uint64_t left = limit.rlim_cur > DESCRIPTORS_RESERVED ? limit.rlim_cur - DESCRIPTORS_RESERVED : 1;
+  halut_app_log(app, HALUT_LOG_ERROR,
+                "connections-max is %llu, not %llu: there may be %llu descriptors, of which %d are "
+                "for files",
+                (unsigned long long)left, (unsigned long long)*connections,
+                (unsigned long long)limit.rlim_cur, DESCRIPTORS_RESERVED);
+  *connections = left;
 }
 
 static FILE *access_open(const struct halut_config *config,
@@ -353,7 +361,7 @@ int main(int argc, char **argv) {
     access_close(&app);
     return 0;
   }
-  raise_descriptors(app.config.connections_max);
+  share_descriptors(&app);
   if (uv_loop_init(&app.loop) != 0) {
     fputs("halutd: cannot make an event loop\n", stderr);
     return 1;

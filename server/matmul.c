@@ -61,11 +61,9 @@ static float *numbers_read(struct halut_job *job, const struct halut_json_slice 
                                          .offset = slice->offset,
                                          .rank_max = 2,
                                          .rows_max = job->limits->rows_max};
-  float *values = malloc((capacity + 1) * sizeof *values);
-  if (values == NULL) {
-    halut_job_fail(job, HALUT_ENOMEM, "no memory for %s; try again", name);
+  float *values = halut_job_values(job, capacity, sizeof *values);
+  if (values == NULL)
     return NULL;
-  }
   int error =
       halut_number_read(slice->text, slice->bytes, &options, values, capacity, shape, &diag);
   if (error == HALUT_OK)
@@ -75,9 +73,10 @@ static float *numbers_read(struct halut_job *job, const struct halut_json_slice 
   return NULL;
 }
 
-bool halut_matmul_rows(struct halut_job *job, const struct halut_json *json, const char *name) {
+bool halut_matmul_rows(struct halut_job *job, const struct halut_json *json, const json_t *list,
+                       const char *name) {
   struct halut_number_shape shape;
-  const struct halut_json_slice *slice = halut_json_slice(json, json_object_get(json->root, name));
+  const struct halut_json_slice *slice = halut_json_slice(json, list);
   if (slice == NULL || slice->is_string) {
     halut_job_fail(job, HALUT_EINVALID, "%s: must be an array of rows of numbers", name);
     return false;
@@ -98,7 +97,7 @@ static void envelope_read(struct halut_job *job, const struct halut_json *json) 
   if (halut_json_only(json->root, members, &diag) != HALUT_OK)
     halut_job_fail(job, HALUT_EINVALID, "%s", diag.text);
   else if (halut_job_options(job, json->root))
-    halut_matmul_rows(job, json, "a");
+    halut_matmul_rows(job, json, json_object_get(json->root, "a"), "a");
 }
 
 bool halut_matmul_npy(struct halut_job *job) {

@@ -148,8 +148,9 @@ static void print_gauges(struct halut_json_out *out, const struct halut_gauges *
   print_gauge(out, "body_bytes_held", gauges->body_bytes, "Memory held by request bodies.");
   print_gauge(out, "tensor_bytes_held", gauges->tensor_bytes,
               "Memory held by what they are decoded to and by results.");
-  print_gauge(out, "resident_memory_bytes", gauges->resident_bytes,
-              "Resident memory of the process.");
+  if (gauges->resident_bytes > 0) /* else it could not be read */
+    print_gauge(out, "resident_memory_bytes", gauges->resident_bytes,
+                "Resident memory of the process.");
   if (gauges->certificate_expires_s > 0)
     print_gauge(out, "tls_certificate_expiry_timestamp_seconds", gauges->certificate_expires_s,
                 "When the certificate in use ends, since 1970.");
@@ -175,18 +176,30 @@ static void print_learning(struct halut_json_out *out, const struct halut_gauges
               "Clients that follow a learning job.");
 }
 
+/* The rows of the routing table that have one path are counted together. */
+static void print_path(struct halut_json_out *out, const char *path,
+                       const uint64_t (*rows)[HALUT_STATUS_SLOTS], size_t row_count) {
+  for (size_t s = 0; s < HALUT_STATUS_SLOTS; s++) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < row_count; i++)
+      count += rows[i][s];
+    if (count > 0)
+      halut_json_out_format(out, "halutd_requests_total{path=\"%s\",code=\"%u\"} %" PRIu64 "\n",
+                            path, statuses[s], count);
+  }
+}
+
+/* Of one path the table has a row for each handler, one below the other. */
 static void print_requests(struct halut_json_out *out, const struct halut_metrics *metrics,
                            const char *const *patterns, size_t pattern_count) {
   print_head(out, "requests_total", "counter", "Requests answered, by path and status.");
-  for (size_t i = 0; i <= HALUT_ROUTES_MAX; i++) {
-    if (i >= pattern_count && i < HALUT_ROUTES_MAX)
-      continue;
-    const char *path = i < pattern_count ? patterns[i] : "other";
-    for (size_t s = 0; s < HALUT_STATUS_SLOTS; s++)
-      if (metrics->requests[i][s] > 0)
-        halut_json_out_format(out, "halutd_requests_total{path=\"%s\",code=\"%u\"} %" PRIu64 "\n",
-                              path, statuses[s], metrics->requests[i][s]);
+  for (size_t i = 0, next; i < pattern_count; i = next) {
+    next = i + 1;
+    while (next < pattern_count && strcmp(patterns[next], patterns[i]) == 0)
+      next++;
+    print_path(out, patterns[i], &metrics->requests[i], next - i);
   }
+  print_path(out, "other", &metrics->requests[HALUT_ROUTES_MAX], 1);
   print_head(out, "request_seconds", "histogram", "Time from the headers to the sent reply.");
   print_histogram(out, "request_seconds", "", &metrics->answer);
 }

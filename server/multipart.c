@@ -1,5 +1,6 @@
 #include "multipart.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -33,25 +34,32 @@ static void part_name(const char *headers, size_t bytes, char name[HALUT_PART_NA
   if (disposition == NULL)
     return;
   disposition[strcspn(disposition, "\r\n")] = '\0';
-  const char *found = strstr(disposition, "name=\"");
-  /* The end of filename="x" is no name. */
-  while (found != NULL && found[-1] != ' ' && found[-1] != ';')
-    found = strstr(found + 1, "name=\"");
-  if (found == NULL)
-    return;
-  found += strlen("name=\"");
-  size_t length = strcspn(found, "\"");
-  if (length < HALUT_PART_NAME_MAX && found[length] == '"')
-    snprintf(name, HALUT_PART_NAME_MAX, "%.*s", (int)length, found);
+  /* ; key=token; key="any text" */
+  for (const char *at = strchr(disposition, ';'); at != NULL; at = strchr(at, ';')) {
+    at += 1 + strspn(at + 1, " \t");
+    const char *key = at;
+    at += strcspn(at, "=;");
+    if (*at != '=')
+      continue;
+    bool is_name = at - key == 4 && strncasecmp(key, "name", 4) == 0;
+    bool is_quoted = *++at == '"';
+    size_t length = is_quoted ? strcspn(++at, "\"") : strcspn(at, "; \t");
+    bool is_ended = !is_quoted || at[length] == '"';
+    if (is_name && is_ended && length < HALUT_PART_NAME_MAX)
+      snprintf(name, HALUT_PART_NAME_MAX, "%.*s", (int)length, at);
+    at += length + (is_quoted && is_ended);
+  }
 }
 
 int halut_multipart_open(const uint8_t *body, size_t bytes, const char *boundary,
                          struct halut_multipart *out, struct halut_diag *diag) {
   struct halut_multipart parts = {.body = body, .at = body, .end = body + bytes};
   parts.mark_bytes = (size_t)snprintf(parts.mark, sizeof parts.mark, "\r\n--%s", boundary);
-  /* The first boundary has no line end before it. */
+  /* The first boundary may have no line end before it. */
+  if (bytes >= parts.mark_bytes && memcmp(body, parts.mark, parts.mark_bytes) == 0)
+    parts.at += 2;
   size_t first = parts.mark_bytes - 2;
-  if (bytes < first || memcmp(body, parts.mark + 2, first) != 0)
+  if ((size_t)(parts.end - parts.at) < first || memcmp(parts.at, parts.mark + 2, first) != 0)
     return halut_fail(diag, HALUT_EINVALID, 0,
                       "multipart: the body does not begin with its boundary");
   parts.at += first;
@@ -68,6 +76,8 @@ int halut_multipart_next(struct halut_multipart *parts, const char *name, const 
     if (end - at >= 2 && at[0] == '-' && at[1] == '-')
       return halut_fail(diag, HALUT_ENOTFOUND, offset, "multipart: no part named \"%s\"",
                         name != NULL ? name : "");
+    while (at < end && (*at == ' ' || *at == '\t')) /* that transports added */
+      at++;
     if (end - at < 2 || at[0] != '\r' || at[1] != '\n')
       return halut_fail(diag, HALUT_EINVALID, offset, "multipart: a broken boundary line");
     const uint8_t *blank = memmem(at, (size_t)(end - at), "\r\n\r\n", 4);

@@ -68,7 +68,7 @@ static bool parameters_check(struct halut_app *app, struct halut_request *reques
   if (!halut_settings_open(app, request, &json))
     return false;
   json_t *parameters = json != NULL ? json_object_get(json->root, "parameters") : NULL;
-  if (parameters != NULL && !json_is_object(parameters))
+  if (parameters != NULL && !json_is_null(parameters) && !json_is_object(parameters))
     bad = "'parameters' must be an object";
   json_object_foreach(parameters, key, value) {
     if (strcmp(key, "config") == 0 || strncmp(key, "file:", 5) == 0)

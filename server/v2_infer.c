@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "inspect.h"
+
 static const char *const json_keys[] = {"data", NULL};
 
 /* What the request's parameters give to all of its outputs. */
@@ -69,6 +71,21 @@ static bool reserved_check(struct halut_job *job, const json_t *parameters) {
   return true;
 }
 
+/* A client that names such a region reads, or has written, nothing else. */
+static bool shared_memory_check(struct halut_job *job, const json_t *parameters) {
+  const char *region = NULL;
+  struct halut_diag diag = {0};
+  if (parameters == NULL || (json_object_get(parameters, "shared_memory_region") == NULL &&
+                             json_object_get(parameters, "shared_memory_byte_size") == NULL &&
+                             json_object_get(parameters, "shared_memory_offset") == NULL))
+    return true;
+  if (halut_json_get_text(parameters, "shared_memory_region", true, &region, &diag))
+    return fail_with(job, &diag, "parameters: ");
+  halut_job_fail(job, HALUT_EINVALID,
+                 "Unable to find shared memory region: '%.64s'; this server has none", region);
+  return false;
+}
+
 static bool request_parameters(struct halut_job *job, const json_t *root,
                                struct defaults *defaults) {
   struct halut_diag diag = {0};
@@ -84,13 +101,14 @@ static bool request_parameters(struct halut_job *job, const json_t *root,
   if (halut_json_get_bool(parameters, "binary_data_output", false, &defaults->binary, &diag) ||
       halut_json_get_text(parameters, "backend", false, &backend, &diag) ||
       halut_json_get_int(parameters, "top", false, 0, HALUT_TOP_MAX, &classes, &diag) ||
-      halut_json_get_int(parameters, "timeout", false, 0, INT64_MAX / 1000, &wait_us, &diag) ||
+      halut_json_get_int(parameters, "timeout", false, 0, INT64_MAX, &wait_us, &diag) ||
       halut_json_get_text(parameters, "fit", false, &fit, &diag) ||
       halut_image_fit_read(fit, &job->fit, &diag))
     return fail_with(job, &diag, "parameters: ");
   defaults->classes = (uint32_t)classes;
-  job->wait_max_ns = (uint64_t)wait_us * 1000;
-  return halut_job_backend(job, backend);
+  if (__builtin_mul_overflow((uint64_t)wait_us, 1000, &job->wait_max_ns))
+    job->wait_max_ns = UINT64_MAX;
+  return halut_job_backend(job, backend) && halut_inspect_options(job, parameters);
 }
 
 /* ---- outputs ---- */
@@ -131,7 +149,8 @@ static bool output_read(struct halut_job *job, const json_t *object,
                    job->entry->info->name);
     return false;
   }
-  if (!parameters_of(job, object, "outputs: ", &parameters))
+  if (!parameters_of(job, object, "outputs: ", &parameters) ||
+      !shared_memory_check(job, parameters))
     return false;
   if (parameters != NULL &&
       (halut_json_get_bool(parameters, "binary_data", false, &wish.binary, &diag) ||
@@ -221,7 +240,7 @@ static bool place_read(struct halut_job *job, const json_t *object, const char *
   struct halut_diag diag = {0};
   int64_t size = -1;
   size_t left = ask->has_head ? job->request->body_bytes - ask->head_bytes : 0;
-  if (!parameters_of(job, object, "inputs: ", &parameters))
+  if (!parameters_of(job, object, "inputs: ", &parameters) || !shared_memory_check(job, parameters))
     return false;
   if (parameters != NULL &&
       halut_json_get_int(parameters, "binary_data_size", false, 0, INT64_MAX, &size, &diag))

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "../core/energy.h"
+#include "inspect.h"
 #include "ranking.h"
 
 /* An answer being written: the JSON, and the binary data that will follow it. */
@@ -182,7 +183,9 @@ void halut_v2_write(struct halut_job *job) {
     halut_json_out_format(&answer.json, i > 0 ? "," : "");
     output_write(job, &ask->wish[i], &answer);
   }
-  halut_json_out_format(&answer.json, "]}");
+  halut_json_out_format(&answer.json, "]");
+  halut_inspect_write(job, &answer.json);
+  halut_json_out_format(&answer.json, "}");
   size_t head_bytes = answer.json.bytes;
   if (answer.tail.failed)
     answer.json.failed = true;

@@ -87,11 +87,6 @@ static bool shape_check(struct halut_job *job, const struct halut_v2_tensor *inp
 
 /* ---- numbers ---- */
 
-static bool no_memory(struct halut_job *job, const char *name) {
-  halut_job_fail(job, HALUT_ENOMEM, "no memory for input '%s'; try again", name);
-  return false;
-}
-
 /* Rounds FP64 to FP32 in place and refuses what a product cannot take. */
 static bool floats_settle(struct halut_job *job, void *values, size_t count, bool is_double) {
   size_t columns = job->entry->info->columns, step = is_double ? sizeof(double) : sizeof(float);
@@ -112,6 +107,24 @@ static bool floats_settle(struct halut_job *job, void *values, size_t count, boo
   return true;
 }
 
+/* Takes the values over, as FP32 or pixels. */
+static bool numbers_adopt(struct halut_job *job, void *values, size_t count,
+                          enum halut_number_type type, uint32_t rows) {
+  if (type != HALUT_NUMBER_UINT8 && !floats_settle(job, values, count, type == HALUT_NUMBER_FP64)) {
+    free(values);
+    return false;
+  }
+  void *fitting = type == HALUT_NUMBER_FP64 ? realloc(values, count * sizeof(float)) : NULL;
+  return halut_job_adopt(job, rows, fitting != NULL ? fitting : values);
+}
+
+static void count_fail(struct halut_job *job, const char *name, const struct halut_v2_data *data,
+                       size_t expected, size_t found) {
+  char stated[SHAPE_TEXT_MAX];
+  halut_job_fail(job, HALUT_ESHAPE, "input '%s': its shape %s holds %zu values, but 'data' has %zu",
+                 name, shape_text(data->dim, data->rank, stated), expected, found);
+}
+
 static bool nesting_check(struct halut_job *job, const char *name, const struct halut_v2_data *data,
                           const struct halut_number_shape *shape, size_t expected) {
   char stated[SHAPE_TEXT_MAX], nested[SHAPE_TEXT_MAX];
@@ -119,9 +132,7 @@ static bool nesting_check(struct halut_job *job, const char *name, const struct 
   for (uint32_t i = 0; is_same && shape->rank > 1 && i < shape->rank; i++)
     is_same = shape->dim[i] == data->dim[i];
   if (shape->count != expected)
-    halut_job_fail(job, HALUT_ESHAPE,
-                   "input '%s': its shape %s holds %zu values, but 'data' has %zu", name,
-                   shape_text(data->dim, data->rank, stated), expected, shape->count);
+    count_fail(job, name, data, expected, shape->count);
   else if (!is_same)
     halut_job_fail(job, HALUT_ESHAPE, "input '%s': its shape is %s, but 'data' is nested as %s",
                    name, shape_text(data->dim, data->rank, stated),
@@ -142,18 +153,20 @@ static bool json_numbers_read(struct halut_job *job, const struct halut_v2_tenso
   }
   struct halut_number_options options = {
       .type = type, .name = "data", .offset = slice->offset, .rank_max = input->rank};
-  size_t capacity = halut_number_count_max(slice->text, slice->bytes);
-  void *values = malloc((capacity + 1) * halut_number_bytes(type));
+  size_t expected = rows * job->entry->in_bytes / halut_number_bytes(input->type);
+  size_t found = halut_number_count_max(slice->text, slice->bytes);
+  size_t capacity = found < expected ? found : expected;
+  void *values = halut_job_values(job, capacity, halut_number_bytes(type));
   if (values == NULL)
-    return no_memory(job, input->name);
+    return false;
   int error =
       halut_number_read(slice->text, slice->bytes, &options, values, capacity, &shape, &diag);
-  size_t expected = rows * job->entry->in_bytes / halut_number_bytes(input->type);
-  if (error != HALUT_OK)
+  if (error == HALUT_ELIMIT && found > expected)
+    count_fail(job, input->name, data, expected, found);
+  else if (error != HALUT_OK)
     halut_job_fail(job, HALUT_EINVALID, "input '%s': %s", input->name, diag.text);
-  else if (nesting_check(job, input->name, data, &shape, expected) &&
-           (type != HALUT_NUMBER_FP64 || floats_settle(job, values, expected, true)))
-    return halut_job_adopt(job, rows, values);
+  else if (nesting_check(job, input->name, data, &shape, expected))
+    return numbers_adopt(job, values, expected, type, rows);
   free(values);
   return false;
 }
@@ -179,15 +192,11 @@ static bool binary_numbers_read(struct halut_job *job, const struct halut_v2_ten
   size_t count = rows * job->entry->in_bytes / halut_number_bytes(input->type);
   if (!binary_size_check(job, input->name, count * halut_number_bytes(type), data->byte_count))
     return false;
-  void *values = malloc(data->byte_count);
+  void *values = halut_job_values(job, count, halut_number_bytes(type));
   if (values == NULL)
-    return no_memory(job, input->name);
-  memcpy(values, data->bytes, data->byte_count);
-  if (type != HALUT_NUMBER_UINT8 && !floats_settle(job, values, count, type == HALUT_NUMBER_FP64)) {
-    free(values);
     return false;
-  }
-  return halut_job_adopt(job, rows, values);
+  memcpy(values, data->bytes, data->byte_count);
+  return numbers_adopt(job, values, count, type, rows);
 }
 
 /* ---- pictures ---- */

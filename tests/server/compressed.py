@@ -118,8 +118,11 @@ class Compressed(unittest.TestCase):
             self.assertIn("gzip or deflate", answer.error())
         answer = self.post(PIXELS, ("Content-Encoding", "gzip"), ("Content-Encoding", "gzip"))
         self.assertEqual(answer.status, 415)
-        answer = self.daemon.ask("GET", "/v1/models", headers=[("Content-Encoding", "gzip")])
+        answer = self.daemon.ask("DELETE", "/v1/jobs/1", b"x", headers=[("Content-Encoding", "gzip")])
         self.assertEqual(answer.status, 415)
+
+    def test_of_no_body_the_coding_does_not_matter(self):
+        self.assertEqual(self.daemon.ask("GET", "/v1/models", headers=[("Content-Encoding", "gzip")]).status, 200)
 
     def test_damaged_bodies_are_400(self):
         packed = gzip.compress(PIXELS)

@@ -383,6 +383,29 @@ class Serving(unittest.TestCase):
             daemon.stop()
         self.assertNotIn(b"nv_", self.ask("GET", "/metrics").body)
 
+    def test_each_series_is_there_once(self):
+        for method, path in (("GET", "/v1/jobs/none"), ("DELETE", "/v1/jobs/none"), ("GET", "/v2/logging"),
+                             ("POST", "/v2/logging")):
+            self.ask(method, path, b"{}" if method == "POST" else b"")
+        text = self.ask("GET", "/metrics").body.decode()
+        series = [line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")]
+        self.assertEqual(len(series), len(set(series)))
+        self.assertIn('halutd_requests_total{path="/v1/jobs/{}",code="404"} 2\n', text)
+
+    def test_part_names_may_be_written_in_any_way(self):
+        for disposition in ('form-data; name=image; filename=x.jpg', 'form-data; filename="a; name=b"; NAME="image"',
+                            'form-data;\tname=image'):
+            for start, end in (("--x", "--x--"), ("\r\n--x \t", "--x--")):
+                head = f"{start}\r\nContent-Disposition: {disposition}\r\n\r\n".encode()
+                body = head + PIXELS + f"\r\n{end}".encode()
+                answer = self.ask("POST", "/v1/classify", body, [("Content-Type", "multipart/form-data; boundary=x")])
+                self.assertEqual(answer.status, 200, answer.body)
+
+    def test_headers_of_proxies_make_nobody_local(self):
+        for name in ("X-Forwarded-Proto", "x-forwarded-host", "Forwarded", "X-Real-Ip", "Via"):
+            self.refused(403, "key", "POST", "/v1/reload", headers=[(name, "a")])
+        self.assertEqual(self.ask("POST", "/v1/reload", headers=[("X-Forward", "a")]).status, 200)
+
     def test_request_ids_are_echoed(self):
         answer = self.ask("GET", "/healthz", headers=[("X-Request-Id", "abc-1")])
         self.assertEqual(answer.headers["x-request-id"], "abc-1")
@@ -492,6 +515,31 @@ class Lifecycle(unittest.TestCase):
         answer = daemon.ask("POST", "/v1/matmul", json.dumps({"a": [[0.5] * 8]}).encode())
         self.assertEqual(answer.status, 200)
         self.assertEqual(daemon.stop(), 0)
+
+    def test_a_log_that_was_moved_away_is_opened_anew(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path, moved = os.path.join(folder, "log"), os.path.join(folder, "log.1")
+            daemon = Daemon("--access-log", path)
+
+            def lines(of):
+                with open(of) as file:
+                    return [json.loads(line)["path"] for line in file]
+
+            try:
+                daemon.ask("GET", "/healthz")
+                os.rename(path, moved)
+                daemon.process.send_signal(signal.SIGHUP)
+                self.wait_for(lambda: os.path.exists(path))
+                daemon.ask("GET", "/v1/models")
+                self.wait_for(lambda: lines(path))
+                self.assertEqual((lines(moved), lines(path)), (["/healthz"], ["/v1/models"]))
+                os.rename(path, moved)
+                os.mkdir(path)
+                daemon.ask("POST", "/v1/reload")
+                self.assertIn("the one that is open goes on", daemon.said())
+                self.wait_for(lambda: lines(moved)[-1] == "/v1/reload")
+            finally:
+                self.assertEqual(daemon.stop(), 0)
 
     def test_signals_change_what_is_logged(self):
         daemon = Daemon("--log-level", "warning")

@@ -134,6 +134,11 @@ class Dialects(unittest.TestCase):
                     self.assertEqual(list(reply), ["predictions"])
                     self.assertEqual(len(reply["predictions"]), 1)
                     self.same(sorted(zip(labels, reply["predictions"][0])), best)
+        named = [[{"image": list(PIXELS)}], [{"image": planar}], [{"image": last}], [{"image": {"b64": b64(PIXELS)}}]]
+        for body in [{"instances": instances} for instances in named] + [{"inputs": {"image": [planar]}},
+                                                                         {"inputs": {"image": [{"b64": b64(PIXELS)}]}}]:
+            reply = self.good("POST", "/v1/models/resnet9-cifar10:predict", json.dumps(body).encode())
+            self.same(sorted(zip(labels, reply["predictions" if "instances" in body else "outputs"][0])), best)
         reply = self.good("POST", "/v1/models/resnet9-cifar10:predict",
                           json.dumps({"inputs": [list(PIXELS), list(OTHER)]}).encode())
         self.assertEqual(list(reply), ["outputs"])
@@ -144,6 +149,9 @@ class Dialects(unittest.TestCase):
         path = "/v1/models/signal:predict"
         self.assertEqual(self.good("POST", path, json.dumps({"instances": ROWS}).encode()), {"predictions": want})
         self.assertEqual(self.good("POST", path, json.dumps({"inputs": ROWS}).encode()), {"outputs": want})
+        named = {"instances": [{"a": row} for row in ROWS]}
+        self.assertEqual(self.good("POST", path, json.dumps(named).encode()), {"predictions": want})
+        self.assertEqual(self.good("POST", path, json.dumps({"inputs": {"a": ROWS}}).encode()), {"outputs": want})
         body = npy(sum(ROWS, []), 8)
         answer = self.ask("POST", path, body)
         self.assertEqual(answer.headers["content-type"], "application/x-npy")
@@ -164,6 +172,23 @@ class Dialects(unittest.TestCase):
         self.refused(400, "inputs: rows of 2", "POST", "/v1/models/signal:predict", b'{"inputs":[[1,2]]}')
         self.refused(400, "JSON", "POST", path, PIXELS)
         self.refused(400, "empty", "POST", path)
+        told = 'instances[0]: must be {"b64": ...} or {"image": ...}'
+        for instance, words in (({"zzz": {"b64": b64(PIXELS)}}, told),
+                                ({"image": [1] * 3071}, "instances[0]: image: must be flat or nested as 3 x 32 x 32"),
+                                ({"image": [1] * 3073}, "instances[0]: image: more than 3072 values"),
+                                ({"image": [1.5]}, "instances[0]: image[0]"), ({"image": 5}, "instances[0]: b64"),
+                                ({"image": {"b64": ""}, "x": 1}, "instances[0]: must be")):
+            self.refused(413 if "more than" in words else 400, words, "POST", path,
+                         json.dumps({"instances": [instance]}).encode())
+        self.refused(400, 'inputs: model resnet9-cifar10 has one, "image"', "POST", path, b'{"inputs":{"a":[[1]]}}')
+        product = "/v1/models/signal:predict"
+        self.refused(400, 'inputs: model signal has one, "a"', "POST", product, b'{"inputs":{"a":[[1]],"b":1}}')
+        told = 'instances[1]: must be numbers, or {"a": numbers}'
+        for row, words in (({"a": [1] * 7}, "instances[1]: a: 7 numbers, not 8"), ({"a": [1] * 9}, "instances[1]: a"),
+                           ({"b": [1] * 8}, told), ({"a": [1] * 8, "b": 1}, told), ([1] * 8, told)):
+            self.refused(400, words, "POST", product, json.dumps({"instances": [{"a": [1] * 8}, row]}).encode())
+        self.refused(413, "instances: 5 rows exceed rows-max", "POST", product,
+                     json.dumps({"instances": [{"a": [1] * 8}] * 5}).encode())
 
     def test_classify(self):
         path = "/v1/models/resnet9-cifar10:classify"

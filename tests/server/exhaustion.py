@@ -3,10 +3,11 @@
 # timeout: 120
 import os
 import resource
+import tempfile
 import time
 import unittest
 
-from daemon import PIXELS, Daemon, read_answer
+from daemon import BUILD, PIXELS, Daemon, read_answer
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n"
 
@@ -59,6 +60,22 @@ class Exhaustion(unittest.TestCase):
         used = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
         resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (used + 6, used + 6))
         self.stall(daemon, 6, 7)
+
+    def test_connections_leave_descriptors_for_files(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = os.path.join(folder, "halutd")
+            with open(program, "w", opener=lambda path, flags: os.open(path, flags, 0o755)) as script:
+                script.write(f'#!/bin/sh\nulimit -n 80\nexec {os.path.join(BUILD, "halutd")} "$@"\n')
+            daemon = Daemon("--connections-per-address-max", "0", "--workers", "1", program=program)
+        held = [daemon.connect() for _ in range(60)]
+        time.sleep(0.3)
+        held[0].sendall(b"POST /v1/reload HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(read_answer(held[0]).status, 200)
+        self.assertIn("connections-max is 16, not 1024: there may be 80 descriptors, of which 64 are for files",
+                      daemon.said())
+        for connection in held:
+            connection.close()
+        self.assertEqual(daemon.stop(), 0)
 
     def test_no_connections(self):
         self.stall(Daemon("--connections-max", "6", "--connections-per-address-max", "0", "--workers", "1"), 6, 0)

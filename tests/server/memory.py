@@ -3,6 +3,7 @@
 # timeout: 120
 """Reads the daemon's high-water mark from /proc after every worker has computed, and counts its allocations."""
 import concurrent.futures
+import gzip
 import os
 import time
 import unittest
@@ -17,6 +18,11 @@ MANY = 1 << 40
 REQUESTS = (("/v1/classify", PIXELS), ("/v1/matmul", b'{"model":"signal","a":[[0,1,2,3,4,5,6,7]]}'))
 
 
+def peak(daemon):
+    with open(f"/proc/{daemon.process.pid}/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+
+
 def resident_max(workers):
     """Bytes that a daemon with so many workers has held at most, each having had its share of requests."""
     daemon = Daemon("--workers", str(workers))
@@ -24,8 +30,7 @@ def resident_max(workers):
         with concurrent.futures.ThreadPoolExecutor(4 * workers) as clients:
             made = [clients.submit(daemon.ask, "POST", *what) for _ in range(20 * workers) for what in REQUESTS]
             statuses = {one.result().status for one in made}
-        with open(f"/proc/{daemon.process.pid}/status") as status:
-            held = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+        held = peak(daemon)
     finally:
         daemon.stop()
     if statuses != {200}:
@@ -62,6 +67,22 @@ class Memory(unittest.TestCase):
     def test_workers_share_tables(self):
         a_worker = (resident_max(5) - resident_max(1)) / 4
         self.assertLess(a_worker, os.path.getsize(NETWORK) / 2)
+
+    def test_numbers_beyond_the_shape_cost_nothing(self):
+        """Thirty million of them compress to a few kilobytes."""
+        numbers = b"[0" + b",0" * (30 << 20) + b"]"
+        before = b'{"inputs":[{"name":"a","shape":[1,8],"datatype":"FP64","data":'
+        daemon = Daemon("--tensor-total-max", "1M", "--body-inflated-max", "64M", "--workers", "1")
+        try:
+            for path, body, words in (("/v2/models/signal/infer", before + numbers + b"}]}", "but 'data' has 31457281"),
+                                      ("/v1/matmul", b'{"model":"signal","a":' + numbers + b"}", "tensor-total-max"),
+                                      ("/v1/classify", b'{"instances":' + numbers + b"}", "tensor-total-max")):
+                answer = daemon.ask("POST", path, gzip.compress(body, 9), [("Content-Encoding", "gzip")])
+                self.assertIn(answer.status, (400, 413), path)
+                self.assertIn(words, answer.error())
+            self.assertLess(peak(daemon), RESIDENT_MAX + (64 << 20) + (1 << 20))
+        finally:
+            self.assertEqual(daemon.stop(), 0)
 
     def test_a_request_allocates_alike_for_any_rows(self):
         """On arrival and for its reply; that computing never does is shown by check_oom."""

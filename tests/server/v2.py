@@ -460,6 +460,28 @@ class Inferring(Case):
         self.assertEqual(self.ask("POST", path + "cpu&unknown=1", body).status, 200)
         self.refused(400, "is not open here", self.ask("POST", path + "gpu", body))
 
+    def test_parameters_look_inside(self):
+        model, x = SMALL, self.sample(SMALL, 3)
+        asked = {"codes": True, "timing": "layers"}
+        for more in ({}, {"outputs": [{"name": "c", "parameters": {"binary_data": True}}]}):
+            answer = self.infer(model, tensor("a", x), parameters=asked, **more)
+            self.assertEqual(answer.status, 200, answer.body)
+            reply = json.loads(answer.body[:int(answer.headers.get(HEAD.lower(), len(answer.body)))])
+            same = self.ask("POST", "/v1/matmul?codes=true", json.dumps({"model": model, "a": x.tolist()}).encode())
+            self.assertEqual(reply["codes"], same.json()["codes"])
+            self.assertEqual([layer["op"] for layer in reply["layers"]], ["product"])
+            self.assertIn("compute;dur=", answer.headers["server-timing"])
+        for parameters, words in (({"compare": True}, "compare: needs two backends"), ({"timing": "all"}, "timing")):
+            self.refused(400, words, self.infer(model, tensor("a", x), parameters=parameters))
+
+    def test_there_is_no_shared_memory(self):
+        x, region = self.sample(SMALL, 1), {"shared_memory_region": "r", "shared_memory_byte_size": 12}
+        told = "Unable to find shared memory region: 'r'"
+        self.refused(400, told, self.infer(SMALL, tensor("a", x), outputs=[{"name": "c", "parameters": region}]))
+        self.refused(400, told, self.infer(SMALL, tensor("a", x, parameters=region)))
+        self.refused(400, "shared_memory_region", self.infer(
+            SMALL, tensor("a", x), outputs=[{"name": "c", "parameters": {"shared_memory_byte_size": 12}}]))
+
     def test_refused_tensors(self):
         x = self.sample(POOLS, 1)
         good = tensor("image", x)

@@ -33,7 +33,7 @@ static uint32_t random_below(uint32_t bound) { return (uint32_t)((random_next() 
 
 /* ---- memory that ends where the next byte faults ---- */
 
-enum { GUARD = 64, BUFFERS_MAX = 64 };
+enum { GUARD = 64, BUFFERS_MAX = 96 };
 
 struct buffer {
   uint8_t *data, *map;
@@ -100,18 +100,21 @@ static void fill(uint8_t *data, size_t bytes, int kind) {
   }
 }
 
-/* int8 tables of 16 entries; MIXED gives each table its own scale, so that groups of every size
- * arise. */
-static void fill_tables(int8_t *table, size_t tables, int kind) {
-  for (size_t t = 0; t < tables; t++) {
-    int shift = kind == MIXED ? (int)random_below(9) : 0;
-    for (int k = 0; k < HALUT_PROTOTYPES; k++) {
-      int value = (int)random_below(256) - 128;
-      if (kind == TINY) value = (int)random_below(5) - 2;
-      if (kind == EXTREME) value = value < 0 ? -128 : 127;
-      table[t * HALUT_PROTOTYPES + (size_t)k] = (int8_t)(shift == 8 ? 77 : value / (1 << shift));
-    }
+/* int8: what is extreme for bytes is 0 and -1 here. MIXED has one scale for all. */
+static void fill_signed(int8_t *data, size_t count, int kind) {
+  int shift = kind == MIXED ? (int)random_below(9) : 0;
+  for (size_t i = 0; i < count; i++) {
+    int value = (int)random_below(256) - 128;
+    if (kind == TINY) value = (int)random_below(5) - 2;
+    if (kind == EXTREME) value = value < 0 ? -128 : 127;
+    data[i] = (int8_t)(shift == 8 ? 77 : value / (1 << shift));
   }
+}
+
+/* Tables of 16 entries; MIXED gives each its own scale, so that groups of every size arise. */
+static void fill_tables(int8_t *table, size_t tables, int kind) {
+  for (size_t t = 0; t < tables; t++)
+    fill_signed(table + t * HALUT_PROTOTYPES, HALUT_PROTOTYPES, kind);
 }
 
 static uint32_t pick_rows(void) { return HALUT_SUM_ROWS * (1 + random_below(8)); }
@@ -372,9 +375,10 @@ END_TEST
 /* The largest sum that fits a u16, 257 tables of range 255, and one more: another of range 1. */
 START_TEST(accumulate_matches_ref_at_the_largest_sums) {
   for (uint32_t codebooks = 254; codebooks <= 260; codebooks++) {
-    for (int top = 0; top < 2; top++) {
+    for (int which = 0; which < 4; which++) {
+      const int top = which % 2;
       struct problem p;
-      problem_make(&p, UNIFORM, codebooks, 2, 128);
+      problem_make(&p, UNIFORM, codebooks, 2, which / 2 ? HALUT_SUM_ROWS : 128);
       int8_t *table = (int8_t *)(uintptr_t)p.lut.table;
       for (uint32_t i = 0; i < codebooks * 2 * HALUT_PROTOTYPES; i++) table[i] = i & 1 ? 127 : -128;
       for (int i = 0; codebooks == 258 && i < HALUT_PROTOTYPES; i++) table[i] = (int8_t)(i & 1);
@@ -434,10 +438,11 @@ END_TEST
 
 START_TEST(dense_matches_ref) {
   for (int round = 0; round < ROUNDS; round++) {
-    static const uint8_t tap_list[] = {1, 2, 3, 4, 5, 8, 9, 26, 27, 28, 45};
+    static const uint8_t tap_list[] = {1,  2,  3,  4,  5,  8,  9, 26,
+                                       27, 28, 45, 63, 64, 65, 66};
     int kind = round % DATA_KINDS;
     uint32_t taps = tap_list[random_below(sizeof tap_list)], outputs = 1 + random_below(19);
-    const uint8_t *source[45];
+    const uint8_t *source[66];
     for (uint32_t t = 0; t < taps; t++) {
       uint8_t *values = buffer_make(HALUT_DENSE_BLOCK);
       fill(values, HALUT_DENSE_BLOCK, kind);
@@ -446,7 +451,7 @@ START_TEST(dense_matches_ref) {
     struct problem p;
     problem_make(&p, UNIFORM, 1, outputs, 32);
     int8_t *raw = (int8_t *)buffer_make((size_t)outputs * taps);
-    fill((uint8_t *)raw, (size_t)outputs * taps, kind == TINY ? UNIFORM : kind);
+    fill_signed(raw, (size_t)outputs * taps, kind == TINY ? UNIFORM : kind);
     struct halut_weights weights;
     ck_assert_int_eq(halut_weights_pack(raw, outputs, taps, &weights, NULL), 0);
     size_t stride = HALUT_DENSE_BLOCK + random_below(3),
@@ -474,7 +479,7 @@ START_TEST(linear_matches_ref) {
     uint8_t *x = buffer_make(inputs);
     size_t bytes = outputs * sizeof(int32_t);
     uint8_t *bias = buffer_make(bytes), *want = buffer_make(bytes), *got = buffer_make(bytes);
-    fill((uint8_t *)weight, (size_t)outputs * inputs, kind == TINY ? UNIFORM : kind);
+    fill_signed(weight, (size_t)outputs * inputs, kind == TINY ? UNIFORM : kind);
     fill(x, inputs, kind);
     for (uint32_t m = 0; m < outputs; m++) {
       ((int32_t *)(void *)bias)[m] = (int32_t)random_below(2000000) - 1000000;
@@ -630,32 +635,47 @@ START_TEST(dequantise_matches_ref) {
 }
 END_TEST
 
-START_TEST(row_matches_ref) {
-  for (int round = 0; round < 2 * ROUNDS; round++) {
-    const uint32_t codebooks = pick_codebooks(), outputs = 1 + random_below(round % 2 ? 20 : 400);
-    const size_t bytes = outputs * sizeof(float), stride = halut_pad_rows(outputs);
-    int8_t *entry = (int8_t *)buffer_make(codebooks * HALUT_PROTOTYPES * stride);
-    uint32_t *at = (uint32_t *)(void *)buffer_make_aligned(codebooks * sizeof *at);
-    float *scale = (float *)(void *)buffer_make_aligned(bytes);
-    float *bias = (float *)(void *)buffer_make_aligned(bytes);
-    fill((uint8_t *)entry, codebooks * HALUT_PROTOTYPES * stride, round % DATA_KINDS);
-    for (uint32_t c = 0; c < codebooks; c++)
-      at[c] = (uint32_t)((c * HALUT_PROTOTYPES + random_below(HALUT_PROTOTYPES)) * stride);
-    for (uint32_t m = 0; m < outputs; m++) {
-      scale[m] = (float)random_below(1000) / 777;
-      bias[m] = (float)random_below(1000) / 7 - 50;
-    }
-    uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
-    poison(want, bytes);
-    halut_row_ref(entry, at, codebooks, scale, bias, outputs, (float *)(void *)want);
-    FOR_EACH(row, k) {
-      poison(got, bytes);
-      k->fn.row(entry, at, codebooks, scale, bias, outputs, (float *)(void *)got);
-      ck_assert_msg(same_with_guard(want, got, bytes), "row %s, %u codebooks, %u outputs", k->name,
-                    codebooks, outputs);
-    }
-    buffer_free_all();
+/* One row on all kernels. What `entry` is filled with: data of `kind`, or nothing but `only`. */
+static void check_row(uint32_t codebooks, uint32_t outputs, int kind, const int8_t *only) {
+  const size_t bytes = outputs * sizeof(float), stride = halut_pad_rows(outputs);
+  const size_t entries = codebooks * HALUT_PROTOTYPES * stride;
+  int8_t *entry = (int8_t *)buffer_make(entries);
+  uint32_t *at = (uint32_t *)(void *)buffer_make_aligned(codebooks * sizeof *at);
+  float *scale = (float *)(void *)buffer_make_aligned(bytes);
+  float *bias = (float *)(void *)buffer_make_aligned(bytes);
+  fill_signed(entry, entries, kind);
+  if (only) memset(entry, *only, entries);
+  for (uint32_t c = 0; c < codebooks; c++)
+    at[c] = (uint32_t)((c * HALUT_PROTOTYPES + random_below(HALUT_PROTOTYPES)) * stride);
+  for (uint32_t m = 0; m < outputs; m++) {
+    scale[m] = (float)random_below(1000) / 777;
+    bias[m] = (float)random_below(1000) / 7 - 50;
   }
+  uint8_t *want = buffer_make(bytes), *got = buffer_make(bytes);
+  poison(want, bytes);
+  halut_row_ref(entry, at, codebooks, scale, bias, outputs, (float *)(void *)want);
+  FOR_EACH(row, k) {
+    poison(got, bytes);
+    k->fn.row(entry, at, codebooks, scale, bias, outputs, (float *)(void *)got);
+    ck_assert_msg(same_with_guard(want, got, bytes), "row %s, %u codebooks, %u outputs", k->name,
+                  codebooks, outputs);
+  }
+  buffer_free_all();
+}
+
+START_TEST(row_matches_ref) {
+  for (int round = 0; round < 2 * ROUNDS; round++)
+    check_row(pick_codebooks(), 1 + random_below(round % 2 ? 20 : 400), round % DATA_KINDS, NULL);
+}
+END_TEST
+
+/* Around HALUT_SUM16_MAX entries at either end, past which a 16-bit sum wraps. */
+START_TEST(row_matches_ref_at_the_largest_sums) {
+  static const int8_t ends[] = {INT8_MIN, INT8_MAX};
+  for (uint32_t end = 0; end < 2; end++)
+    for (uint32_t runs = 1; runs <= 2; runs++)
+      for (uint32_t more = 0; more < 5; more++)
+        check_row(runs * HALUT_SUM16_MAX - 1 + more, 16 * (1 + more), EXTREME, &ends[end]);
 }
 END_TEST
 
@@ -896,6 +916,7 @@ static Suite *kernels_suite(void) {
   tcase_add_test(tests, quantise_rounds_as_written);
   tcase_add_test(tests, dequantise_matches_ref);
   tcase_add_test(tests, row_matches_ref);
+  tcase_add_test(tests, row_matches_ref_at_the_largest_sums);
   tcase_add_test(tests, dispatch_respects_the_ceiling);
   suite_add_tcase(suite, tests);
   return suite;

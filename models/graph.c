@@ -421,8 +421,10 @@ static int node_parse(struct graph *graph, const json_t *object) {
     rc = op_parse(graph, object, &rules[index], where, node);
   if (rc)
     return rc;
-  if (node->height > HALUT_SIDE_MAX || node->width > HALUT_SIDE_MAX ||
-      (uint64_t)node->channels * node->height * node->width > HALUT_VALUES_MAX)
+  if (node->height > HALUT_SIDE_MAX || node->width > HALUT_SIDE_MAX)
+    return halut_fail(diag, HALUT_ELIMIT, 0, "%s: its map of %ux%u exceeds %d a side", where,
+                      node->height, node->width, HALUT_SIDE_MAX);
+  if ((uint64_t)node->channels * node->height * node->width > HALUT_VALUES_MAX)
     return halut_fail(diag, HALUT_ELIMIT, 0, "%s: its map of %ux%ux%u values exceeds %d", where,
                       node->channels, node->height, node->width, HALUT_VALUES_MAX);
   graph->count++;

@@ -13,6 +13,7 @@
 #include "../core/backend.h"
 #include "../core/conv_cpu.h"
 #include "../core/cpu.h"
+#include "../core/dense.h"
 #include "../core/pack.h"
 
 enum { ROUNDS = 120, GUARD = 64 };
@@ -336,6 +337,32 @@ START_TEST(masks_past_the_limit_are_not_made) {
 }
 END_TEST
 
+/* A sum of one value more than always fits an int32. */
+START_TEST(dense_layers_refuse_sums_past_32_bits) {
+  const struct halut_conv conv = {.channels = HALUT_TAPS_MAX + 1,
+                                  .height = 1,
+                                  .width = 1,
+                                  .kernel_h = 1,
+                                  .kernel_w = 1,
+                                  .stride_h = 1,
+                                  .stride_w = 1,
+                                  .out_h = 1,
+                                  .out_w = 1};
+  const int32_t bias = 0;
+  const uint16_t scale = 1;
+  const struct halut_requant requant = {&bias, &scale};
+  int8_t *weight = need(conv.channels);
+  memset(weight, 0, conv.channels);
+  struct halut_dense *dense = NULL;
+  struct halut_diag diag = {0};
+  ck_assert_int_eq(halut_dense_open(&conv, 1, weight, &requant, NULL, 0, &dense, &diag),
+                   HALUT_ELIMIT);
+  ck_assert_str_eq(diag.text, "dense convolution: 65537 taps, at most 65536");
+  ck_assert_ptr_null(dense);
+  free(weight);
+}
+END_TEST
+
 int main(void) {
   const char *chosen = getenv("HALUT_SEED");
   seed = chosen ? strtoull(chosen, NULL, 0) : (uint64_t)time(NULL);
@@ -346,6 +373,7 @@ int main(void) {
   tcase_set_timeout(tests, 120);
   tcase_add_test(tests, conv_is_gather_product_requantise_pool_add);
   tcase_add_test(tests, masks_past_the_limit_are_not_made);
+  tcase_add_test(tests, dense_layers_refuse_sums_past_32_bits);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);

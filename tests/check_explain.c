@@ -300,6 +300,27 @@ START_TEST(encodes_rows_of_a_product) {
 }
 END_TEST
 
+/* A tie goes to the even side, which a tree can tell from the other. */
+START_TEST(encodes_ties_to_even) {
+  static const float x[] = {2.5f, 1.5f, 3.5f, 2.51f}, low[HALUT_LEVELS] = {0};
+  static const float inverse[HALUT_LEVELS] = {1, 1, 1, 1};
+  static const uint8_t wanted[] = {0, 0, HALUT_PROTOTYPES - 1, HALUT_PROTOTYPES - 1};
+  static const uint32_t split[HALUT_LEVELS] = {0};
+  uint8_t threshold[HALUT_PROTOTYPES], codes[sizeof wanted];
+  memset(threshold, 2, sizeof threshold);
+  const struct halut_model_info info = {
+      .kind = HALUT_PRODUCT,
+      .columns = 1,
+      .outputs = 1,
+      .split = split,
+      .low = low,
+      .inverse = inverse,
+      .lut = {.codebooks = 1, .outputs = 1, .threshold = threshold}};
+  halut_explain_product(&info, x, sizeof wanted, codes);
+  ck_assert_mem_eq(codes, wanted, sizeof wanted);
+}
+END_TEST
+
 START_TEST(names_the_learned_layers_there_are) {
   struct halut_diag diag = {0};
   uint32_t node = 77;
@@ -329,6 +350,7 @@ int main(void) {
   tcase_add_test(compare, finds_the_row_of_a_product_that_lies);
   tcase_add_loop_test(explain, adds_paths_up_to_what_the_layer_made, 0, NETWORKS);
   tcase_add_test(explain, encodes_rows_of_a_product);
+  tcase_add_test(explain, encodes_ties_to_even);
   tcase_add_test(explain, names_the_learned_layers_there_are);
   suite_add_tcase(suite, compare);
   suite_add_tcase(suite, explain);

@@ -4,7 +4,8 @@ nothing else, and the exact error that it must give. check_format.c replays them
 
     make_invalid.py [FOLDER]
 
-An error is written here by hand, word for word; @NAME@ becomes the offset of tensor NAME in the file.
+An error is written here by hand, word for word; @NAME@ becomes the offset of tensor NAME in the file, and @NAME+N@
+that of its byte N.
 """
 import copy
 import hashlib
@@ -114,7 +115,7 @@ def case(rule, error, change, make=network):
     model = make()
     change(model)
     content, places = model.bytes()
-    error = re.sub("@([^@]+)@", lambda match: str(places[match.group(1)]), error)
+    error = re.sub(r"@([^@+]+)(\+\d+)?@", lambda match: str(places[match[1]] + int(match[2] or 0)), error)
     CASES.append((rule, content, error))
 
 
@@ -297,6 +298,8 @@ def metadata_cases():
          metadata(labels='["yes",0]'))
     case("scale-number", 'malformed file: metadata "halut.logit_scale" is "inf", not a decimal number above 0',
          metadata(logit_scale="inf"))
+    case("scale-underflow", 'malformed file: metadata "halut.logit_scale" is "1e-60", not a decimal number above 0',
+         metadata(logit_scale="1e-60"))
     case("columns-number", 'malformed file: metadata "halut.columns" is "65537", not a whole number from 1 to '
          "65536", metadata(columns="65537"), product)
     case("nmse-number", 'malformed file: metadata "halut.nmse" is "-1", not a decimal number from 0',
@@ -337,7 +340,11 @@ def graph_cases():
     case("conv-taps", 'limit exceeded: node "stem": 67712 values in a sum exceed 65536', many_taps)
     case("linear-values", 'limit exceeded: node "out": 67600 values in a sum exceed 65536', many_inputs)
     case("map-values", 'limit exceeded: node "stem": its map of 3x2402x2402 values exceeds 16777216', large_map)
+    case("map-overflow", 'limit exceeded: node "stem": its map of 256x4096x4096 values exceeds 16777216', huge_map)
+    case("map-side", 'limit exceeded: node "stem": its map of 4098x6 exceeds 4096 a side', long_map)
     case("linear-overflow", 'malformed file: node "out": logit 1 can overflow 32 bits', put("out.bias", 1, -2**31))
+    case("linear-overflow-up", 'malformed file: node "out": logit 0 can overflow 32 bits',
+         put("out.bias", 0, 2**31 - 1))
 
 
 def unused_pool(model):
@@ -357,6 +364,19 @@ def many_inputs(model):
 
 def large_map(model):
     model.metadata["halut.input"] = json.dumps({"channels": 2, "height": 2400, "width": 2400, "zero": [0, 0]})
+    attribute("stem", pad=[2, 2])(model)
+
+
+def huge_map(model):
+    """2**32 values, which 32 bits count as none."""
+    model.metadata["halut.input"] = json.dumps({"channels": 1, "height": 4096, "width": 4096, "zero": [0]})
+    model.tensors["stem.weight"] = np.zeros((256, 1, 1, 1), np.int8)
+    model.tensors["stem.bias"], model.tensors["stem.scale"] = np.zeros(256, np.int32), np.zeros(256, np.uint16)
+    attribute("stem", kernel=[1, 1], pad=[0, 0])(model)
+
+
+def long_map(model):
+    model.metadata["halut.input"] = json.dumps({"channels": 2, "height": 4096, "width": 4, "zero": [0, 0]})
     attribute("stem", pad=[2, 2])(model)
 
 
@@ -382,6 +402,8 @@ def tensor_cases():
          put("split", (0, 0), 5), product)
     case("product-finite", 'malformed file: tensor "inverse": value 0 is not finite (byte @inverse@)',
          put("inverse", (0, 0), np.nan), product)
+    case("product-finite-last", 'malformed file: tensor "low": value 7 is not finite (byte @low+28@)',
+         put("low", (1, 3), np.inf), product)
     case("golden-pair", 'malformed file: tensor "golden.output" is missing',
          lambda model: model.tensors.update({"golden.input": np.zeros((1, 2, 4, 4), np.uint8)}))
     case("golden-shape", 'shape or type mismatch: tensor "golden.output" has shape [2,2], not [1,2] (byte '

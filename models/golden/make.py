@@ -215,6 +215,19 @@ def pools(path):
     net.save(path, ["north", "east", "south", "west"], 6, "pools and additions, random tables, seed 4")
 
 
+def branches(path):
+    """Learned layers that a pool or an addition would take along, were they not read elsewhere too; a pad past
+    the middle of the kernel."""
+    net = Net("golden-branches", [2, 6, 6], [3, 4], 10)
+    first = net.halut(4, codebooks=3, pad=(2, 2))
+    pooled = net.pool("maxpool", (2, 2))
+    second = net.halut(4, codebooks=3, stride=(2, 2), source=first)
+    net.add(pooled, zero=9)  # the later operand is read again below
+    net.add(second, zero=20)
+    net.linear(3)
+    net.save(path, ["up", "down", "level"], 3, "learned layers read twice, random tables, seed 10")
+
+
 def resnet9(path):
     net = Net("random-resnet9", [3, 32, 32], [125, 123, 114], 9)
     net.conv(64, name="conv1")
@@ -244,7 +257,7 @@ def main():
         resnet9(args.resnet9)
     if not args.folder:
         return
-    for make in (residual, strides, sums, pools):
+    for make in (residual, strides, sums, pools, branches):
         make(os.path.join(args.folder, make.__name__ + ".safetensors"))
     target = os.path.join(args.folder, "product-{}.safetensors").format
     product(target("small"), "golden-product-small", 24, 6, 5, 16, 5)

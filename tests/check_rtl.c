@@ -596,6 +596,30 @@ START_TEST(one_fault_costs_one_call) {
 }
 END_TEST
 
+/* A resident table is loaded once; after a fault nobody knows which are whole: once more. */
+START_TEST(a_fault_costs_the_resident_tables) {
+  uint64_t state = seed;
+  struct rig rig;
+  rig_open(&rig, &halut_sim_tiled, NULL);
+  const struct halut_device_shape *s = halut_device_shape(rig.device);
+  struct product p = product_make(s->codebooks_cycle, s->lanes, 40, UNIFORM, &state);
+  const uint32_t handle = rig_load(&rig, &p);
+  struct halut_stats first = {0}, next = {0}, last = {0};
+  rig_expect(&rig, handle, &p, &first);
+  rig_expect(&rig, handle, &p, &next);
+  ck_assert_uint_gt(first.device_table_bytes, 0);
+  ck_assert_uint_eq(next.device_table_bytes, 0);
+  rig.fault = TRANSFER_FAILS;
+  ck_assert_int_eq(halut_device_product(rig.device, handle, p.value, p.rows, p.acc, NULL, NULL),
+                   HALUT_EDEVICE);
+  rig.fault = NONE;
+  rig_expect(&rig, handle, &p, &last);
+  ck_assert_uint_eq(last.device_table_bytes, first.device_table_bytes);
+  rig_close(&rig);
+  product_free(&p);
+}
+END_TEST
+
 /* A bus that stops at any cycle of a product, with every stream pausing: reset, then all is well.
  */
 START_TEST(reset_in_flight_forgets_everything) {
@@ -901,6 +925,7 @@ static Suite *rtl_suite(void) {
                       (int)(sizeof fault_at_open / sizeof *fault_at_open));
   tcase_add_loop_test(tests, one_fault_costs_one_call, 0,
                       (int)(sizeof fault_at_run / sizeof *fault_at_run));
+  tcase_add_test(tests, a_fault_costs_the_resident_tables);
   tcase_add_loop_test(tests, reset_in_flight_forgets_everything, 0, MODELS);
   tcase_add_test(tests, a_fault_that_stays_is_reported_each_time);
   tcase_add_test(tests, load_refuses_sizes_out_of_range);

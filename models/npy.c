@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "atomic_file.h"
+
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are read in place");
 
 struct npy_scan {
@@ -374,44 +376,17 @@ size_t halut_npy_head(char head[HALUT_NPY_HEAD_MAX], enum halut_npy_type type, u
   return end;
 }
 
-static bool npy_put(int fd, const void *data, size_t bytes) {
-  const char *at = data;
-  while (bytes) {
-    ssize_t put = write(fd, at, bytes);
-    if (put < 0 && errno == EINTR)
-      continue;
-    if (put <= 0)
-      return false;
-    at += put;
-    bytes -= (size_t)put;
-  }
-  return true;
-}
-
 int halut_npy_write(const char *path, enum halut_npy_type type, uint32_t rank, const uint32_t *dim,
                     const void *data, struct halut_diag *diag) {
-  char head[HALUT_NPY_HEAD_MAX], *part = NULL;
+  char head[HALUT_NPY_HEAD_MAX];
+  struct halut_atomic_file file;
   size_t bytes = halut_npy_type_bytes(type);
   for (uint32_t i = 0; i < rank; i++)
     bytes *= dim[i];
-  if (asprintf(&part, "%s.part-%ld", path, (long)getpid()) < 0)
-    return halut_fail(diag, HALUT_ENOMEM, 0, "out of memory for a file name");
-  int error = HALUT_OK, fd = open(part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (fd < 0) {
-    error = halut_fail(diag, HALUT_EIO, 0, "cannot create %.80s: %s", part, strerror(errno));
-    free(part);
-    return error;
-  }
-  bool done = npy_put(fd, head, halut_npy_head(head, type, rank, dim)) &&
-              npy_put(fd, data, bytes) && fsync(fd) == 0;
-  if (!done)
-    error = halut_fail(diag, HALUT_EIO, 0, "cannot write: %s", strerror(errno));
-  if (close(fd) != 0 && !error)
-    error = halut_fail(diag, HALUT_EIO, 0, "cannot write: %s", strerror(errno));
-  if (!error && rename(part, path) != 0)
-    error = halut_fail(diag, HALUT_EIO, 0, "cannot be put in place: %s", strerror(errno));
+  int error = halut_atomic_file_open(path, &file, diag);
   if (error)
-    unlink(part);
-  free(part);
-  return error;
+    return error;
+  halut_atomic_file_put(&file, head, halut_npy_head(head, type, rank, dim));
+  halut_atomic_file_put(&file, data, bytes);
+  return halut_atomic_file_finish(&file, diag);
 }

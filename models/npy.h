@@ -58,7 +58,7 @@ const float *halut_npy_columns(const struct halut_npy *npy);
 /* Writes the bytes that come before the values, a multiple of 64; returns how many. */
 size_t halut_npy_head(char head[HALUT_NPY_HEAD_MAX], enum halut_npy_type type, uint32_t rank,
                       const uint32_t *dim);
-/* Writes an array to a file, whole or not at all: beside it, synced, renamed over it. HALUT_EIO. */
+/* Writes an array to a file, whole or not at all (atomic_file.h). HALUT_EIO, HALUT_ENOMEM. */
 int halut_npy_write(const char *path, enum halut_npy_type type, uint32_t rank, const uint32_t *dim,
                     const void *data, struct halut_diag *diag) __attribute__((warn_unused_result));
 

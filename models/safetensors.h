@@ -61,9 +61,9 @@ size_t halut_safetensors_file_bytes(const struct halut_safetensors *file);
 void halut_safetensors_close(struct halut_safetensors *file); /* NULL is fine */
 
 /* Writes a file whose data section and tensors start on HALUT_ALIGN-byte boundaries, in the given
- * order, and adds HALUT_SHA256_KEY to the metadata. The file appears whole or not at all: it is
- * written beside `path`, synced, and renamed over it. Errors: HALUT_EINVALID (a name twice, not
- * UTF-8, or reserved), HALUT_ELIMIT, HALUT_EIO, HALUT_ENOMEM. */
+ * order, and adds HALUT_SHA256_KEY to the metadata. The file appears whole or not at all
+ * (atomic_file.h). Errors: HALUT_EINVALID (a name twice, not UTF-8, or reserved), HALUT_ELIMIT,
+ * HALUT_EIO, HALUT_ENOMEM. */
 int halut_safetensors_write(const char *path, const struct halut_named_tensor *tensors,
                             size_t count, const struct halut_text_pair *metadata,
                             size_t metadata_count, struct halut_diag *diag)

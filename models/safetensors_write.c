@@ -1,18 +1,15 @@
-/* DESIGN: one pass lays the tensors out and builds the header, one hashes, one writes. The file is
- * written beside its final name and renamed over it after fsync, so a reader sees the old file or
- * the new one, and a crash leaves at worst a stray "NAME.PID.N.part". */
+/* DESIGN: one pass lays the tensors out and builds the header, one hashes, one writes. */
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <nettle/sha2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "atomic_file.h"
 #include "safetensors.h"
 
-enum { LENGTH_BYTES = 8, NAME_BYTES_MAX = 256, PART_TRIES = 100 };
+enum { LENGTH_BYTES = 8, NAME_BYTES_MAX = 256 };
 
 static const uint8_t zeros[HALUT_ALIGN];
 
@@ -166,95 +163,27 @@ done:
   return rc;
 }
 
-static bool write_all(int fd, const void *data, size_t bytes) {
-  const char *next = data;
-  while (bytes > 0) {
-    ssize_t done = write(fd, next, bytes);
-    if (done < 0 && errno == EINTR)
-      continue;
-    if (done <= 0)
-      return false;
-    next += done;
-    bytes -= (size_t)done;
-  }
-  return true;
-}
-
-static bool write_tensors(int fd, const struct halut_named_tensor *tensors, size_t count) {
-  for (size_t i = 0; i < count; i++) {
-    size_t bytes = 0;
-    (void)halut_tensor_bytes(&tensors[i].tensor, &bytes);
-    if (!write_all(fd, tensors[i].tensor.data, bytes) || !write_all(fd, zeros, fill_bytes(bytes)))
-      return false;
-  }
-  return true;
-}
-
-/* Opens a new file beside `path`; the caller frees the name. -1 with errno on failure. */
-static int part_open(const char *path, char **name_out) {
-  size_t size = strlen(path) + 40;
-  char *name = malloc(size);
-  int fd = -1;
-  for (int i = 0; name && fd < 0 && i < PART_TRIES; i++) {
-    snprintf(name, size, "%s.%ld.%d.part", path, (long)getpid(), i);
-    fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0 && errno != EEXIST)
-      break;
-  }
-  if (fd < 0) {
-    free(name);
-    return -1;
-  }
-  *name_out = name;
-  return fd;
-}
-
-/* So that the new name itself survives a crash. Not every file system can: a failure is no error.
- */
-static void folder_sync(const char *path) {
-  const char *slash = strrchr(path, '/');
-  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-  int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-  if (fd >= 0) {
-    (void)fsync(fd);
-    close(fd);
-  }
-  free(folder);
-}
-
 int halut_safetensors_write(const char *path, const struct halut_named_tensor *tensors,
                             size_t count, const struct halut_text_pair *metadata,
                             size_t metadata_count, struct halut_diag *diag) {
-  char *header = NULL, *part = NULL;
+  char *header = NULL;
   size_t header_bytes = 0;
+  struct halut_atomic_file file;
   int rc = header_build(tensors, count, metadata, metadata_count, &header, &header_bytes, diag);
   if (rc)
     return rc;
-  int fd = part_open(path, &part);
-  if (fd < 0) {
-    rc = halut_fail(diag, errno == ENOMEM ? HALUT_ENOMEM : HALUT_EIO, 0,
-                    "cannot write %.100s: %s", path, strerror(errno));
+  rc = halut_atomic_file_open(path, &file, diag);
+  if (rc)
     goto done;
+  halut_atomic_file_put(&file, header, header_bytes);
+  for (size_t i = 0; i < count; i++) {
+    size_t bytes = 0;
+    (void)halut_tensor_bytes(&tensors[i].tensor, &bytes);
+    halut_atomic_file_put(&file, tensors[i].tensor.data, bytes);
+    halut_atomic_file_put(&file, zeros, fill_bytes(bytes));
   }
-  bool written =
-      write_all(fd, header, header_bytes) && write_tensors(fd, tensors, count) && fsync(fd) == 0;
-  int error = errno;
-  if (close(fd) != 0 && written) {
-    written = false;
-    error = errno;
-  }
-  if (written && rename(part, path) != 0) {
-    written = false;
-    error = errno;
-  }
-  if (!written) {
-    (void)unlink(part);
-    rc = halut_fail(diag, HALUT_EIO, 0, "cannot write %.100s: %s", path, strerror(error));
-    goto done;
-  }
-  folder_sync(path);
+  rc = halut_atomic_file_finish(&file, diag);
 done:
-  free(part);
   free(header);
   return rc;
 }

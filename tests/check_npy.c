@@ -221,6 +221,89 @@ START_TEST(names_the_version_and_the_size_of_the_header) {
 }
 END_TEST
 
+/* ---- models/atomic_file ---- */
+
+static char folder[] = "/tmp/check_npy.XXXXXX", place[64];
+static const uint32_t one[1] = {1};
+
+/* The path of `name` in the test's folder, until the next call. */
+static const char *in_folder(const char *name) {
+  snprintf(place, sizeof place, "%s/%s", folder, name);
+  return place;
+}
+
+static int write_in_folder(const char *name, struct halut_diag *diag) {
+  return halut_npy_write(in_folder(name), HALUT_NPY_U8, 1, one, "x", diag);
+}
+
+static mode_t kind_of(const char *name) {
+  struct stat status;
+  ck_assert_int_eq(lstat(in_folder(name), &status), 0);
+  return status.st_mode;
+}
+
+static void folder_begin(void) {
+  ck_assert_ptr_nonnull(mkdtemp(folder));
+}
+
+/* So many files are left, none of which a test forgot. */
+static void folder_end(const char *const *names) {
+  for (size_t i = 0; names[i]; i++)
+    ck_assert_int_eq(remove(in_folder(names[i])), 0);
+  ck_assert_int_eq(rmdir(folder), 0);
+}
+
+/* What was killed under the same process number leaves such a part; containers repeat theirs. */
+START_TEST(a_stale_part_is_no_obstacle) {
+  static const char *const left[] = {"part", "a.npy", NULL};
+  char stale[128];
+  folder_begin();
+  snprintf(stale, sizeof stale, "%s/a.npy.%ld.0.part", folder, (long)getpid());
+  ck_assert_int_eq(mknod(stale, S_IFREG | 0600, 0), 0);
+  ck_assert_int_eq(write_in_folder("a.npy", NULL), 0);
+  ck_assert_int_eq(rename(stale, in_folder("part")), 0); /* it is not ours to remove */
+  folder_end(left);
+}
+END_TEST
+
+START_TEST(a_replaced_file_keeps_its_permissions_and_a_link_its_target) {
+  static const char *const left[] = {"a.npy", "link", "dangling", "new.npy", NULL};
+  folder_begin();
+  ck_assert_int_eq(write_in_folder("a.npy", NULL), 0);
+  ck_assert_int_eq(chmod(in_folder("a.npy"), 0606), 0);
+  ck_assert_int_eq(symlink("a.npy", in_folder("link")), 0);
+  ck_assert_int_eq(symlink("new.npy", in_folder("dangling")), 0);
+  ck_assert_int_eq(truncate(in_folder("a.npy"), 0), 0);
+  ck_assert_int_eq(write_in_folder("link", NULL), 0);
+  ck_assert_int_eq(write_in_folder("dangling", NULL), 0);
+  ck_assert(S_ISLNK(kind_of("link")));
+  ck_assert(S_ISLNK(kind_of("dangling")));
+  ck_assert_uint_eq(kind_of("a.npy"), S_IFREG | 0606);
+  ck_assert(S_ISREG(kind_of("new.npy")));
+  struct halut_npy npy;
+  ck_assert_int_eq(halut_npy_open(in_folder("a.npy"), &npy, NULL), 0);
+  halut_npy_close(&npy);
+  folder_end(left);
+}
+END_TEST
+
+START_TEST(what_is_no_file_is_not_replaced) {
+  static const char *const left[] = {"fifo", "folder", "loop", NULL};
+  struct halut_diag diag = {0};
+  folder_begin();
+  ck_assert_int_eq(mkfifo(in_folder("fifo"), 0600), 0);
+  ck_assert_int_eq(mkdir(in_folder("folder"), 0700), 0);
+  ck_assert_int_eq(symlink("loop", in_folder("loop")), 0);
+  ck_assert_int_eq(write_in_folder("fifo", &diag), HALUT_EIO);
+  ck_assert_ptr_nonnull(strstr(diag.text, "what is no regular file is there"));
+  ck_assert_int_eq(write_in_folder("folder", &diag), HALUT_EIO);
+  ck_assert_ptr_nonnull(strstr(diag.text, "a folder is there"));
+  ck_assert_int_eq(write_in_folder("loop", &diag), HALUT_EIO);
+  ck_assert(S_ISFIFO(kind_of("fifo")));
+  folder_end(left);
+}
+END_TEST
+
 START_TEST(names_what_the_system_refused) {
   struct halut_npy npy;
   struct halut_diag diag = {0};
@@ -229,8 +312,8 @@ START_TEST(names_what_the_system_refused) {
   ck_assert_str_eq(diag.text, "cannot open: No such file or directory");
   ck_assert_int_eq(halut_npy_open("/tmp", &npy, &diag), HALUT_EIO);
   ck_assert_str_eq(diag.text, "not a regular file");
-  char folder[] = "/tmp/check_npy.XXXXXX", fifo[sizeof folder + 2];
-  ck_assert_ptr_nonnull(mkdtemp(folder));
+  char fifo[sizeof folder + 2];
+  folder_begin();
   snprintf(fifo, sizeof fifo, "%s/f", folder);
   ck_assert_int_eq(mkfifo(fifo, 0600), 0);
   diag.text[0] = '\0';
@@ -255,6 +338,9 @@ int main(void) {
   tcase_add_loop_test(tcase, says_what_is_broken, 0, sizeof broken / sizeof *broken);
   tcase_add_test(tcase, no_part_of_a_file_is_a_file);
   tcase_add_test(tcase, names_the_version_and_the_size_of_the_header);
+  tcase_add_test(tcase, a_stale_part_is_no_obstacle);
+  tcase_add_test(tcase, a_replaced_file_keeps_its_permissions_and_a_link_its_target);
+  tcase_add_test(tcase, what_is_no_file_is_not_replaced);
   tcase_add_test(tcase, names_what_the_system_refused);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

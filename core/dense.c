@@ -12,7 +12,6 @@
 #include "kernels.h"
 
 enum {
-  DENSE_PADDED_MAX = 1 << 28, /* bytes of a padded image */
   DESKS = 2,
   SPLIT_ROWS = 4 /* a map of fewer is done before the helper has begun */
 };
@@ -51,9 +50,9 @@ static int dense_check(const struct halut_conv *conv, uint32_t outputs, struct h
                       conv->height, conv->width, conv->out_h, conv->out_w);
   }
   const uint64_t padded = (uint64_t)conv->channels * high * wide;
-  if (padded > DENSE_PADDED_MAX) {
+  if (padded > HALUT_DENSE_PADDED_MAX) {
     return halut_fail(diag, HALUT_ELIMIT, 0, "dense convolution: %llu padded values, at most %d",
-                      (unsigned long long)padded, DENSE_PADDED_MAX);
+                      (unsigned long long)padded, HALUT_DENSE_PADDED_MAX);
   }
   uint64_t taps = (uint64_t)conv->channels * conv->kernel_h * conv->kernel_w;
   if (taps > HALUT_TAPS_MAX) {

@@ -10,6 +10,8 @@
 #include "halut.h"
 #include "helper.h"
 
+enum { HALUT_DENSE_PADDED_MAX = 1 << 28 }; /* values of an image with its padding */
+
 struct halut_dense;
 
 /* Prepares a convolution with `weight` int8 [outputs][channels][kernel_h][kernel_w]. conv->split is

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../core/dense.h"
+
 enum { TENSOR_NAME_MAX = HALUT_NAME_MAX + 16 };
 
 /* What an operation takes: inputs, and which attributes it must (or, `zero`, may) have. */
@@ -168,6 +170,7 @@ struct graph {
   const struct halut_model_info *info;
   struct halut_node *nodes;
   uint32_t count;
+  uint64_t values; /* of all maps so far */
   bool consumed[HALUT_NODES_MAX];
 };
 
@@ -194,6 +197,12 @@ static int requant_take(struct graph *graph, struct halut_node *node, uint32_t o
 
 static int conv_take(struct graph *graph, struct halut_node *node) {
   const struct halut_conv *conv = &node->conv;
+  uint64_t padded = (uint64_t)conv->channels * (conv->height + 2 * conv->pad_h) *
+                    (conv->width + 2 * conv->pad_w);
+  if (padded > HALUT_DENSE_PADDED_MAX)
+    return halut_fail(graph->reader->diag, HALUT_ELIMIT, 0,
+                      "node \"%s\": %llu padded values exceed %d", node->name,
+                      (unsigned long long)padded, HALUT_DENSE_PADDED_MAX);
   char name[TENSOR_NAME_MAX];
   const void *data;
   uint32_t taps = conv->channels * conv->kernel_h * conv->kernel_w; /* at most 4096 * 31 * 31 */
@@ -427,6 +436,10 @@ static int node_parse(struct graph *graph, const json_t *object) {
   if ((uint64_t)node->channels * node->height * node->width > HALUT_VALUES_MAX)
     return halut_fail(diag, HALUT_ELIMIT, 0, "%s: its map of %ux%ux%u values exceeds %d", where,
                       node->channels, node->height, node->width, HALUT_VALUES_MAX);
+  graph->values += (uint64_t)node->channels * node->height * node->width;
+  if (graph->values > HALUT_MAPS_MAX)
+    return halut_fail(diag, HALUT_ELIMIT, 0, "%s: the maps up to it have over %d values", where,
+                      HALUT_MAPS_MAX);
   graph->count++;
   return 0;
 }

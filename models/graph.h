@@ -14,7 +14,8 @@ enum {
   HALUT_KERNEL_MAX = 31,      /* also of stride and pad */
   HALUT_SIDE_MAX = 4096,      /* height or width of a map */
   HALUT_CHANNELS_MAX = 4096,  /* of the input image */
-  HALUT_VALUES_MAX = 16777216 /* of a map */
+  HALUT_VALUES_MAX = 16777216, /* of a map */
+  HALUT_MAPS_MAX = 1 << 30     /* values of all nodes' maps together */
 };
 
 struct halut_reader {

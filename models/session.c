@@ -21,8 +21,11 @@ enum {
   PART_MAX = 32,           /* images */
   TILE_BYTES = 4 << 20,    /* of gathered values and sums, where a backend has no `conv` */
   TILE_ROWS_PRODUCT = 256, /* rows of a raw product that are quantised at once */
-  SCRATCH_MAX = 1 << 30
+  /* What graph.h allows. More images than one are taken only where their maps fit PART_BYTES. */
+  SCRATCH_MAX = HALUT_MAPS_MAX + HALUT_NODES_MAX * HALUT_ALIGN
 };
+
+static_assert((uint64_t)HALUT_NODES_MAX * PART_BYTES <= HALUT_MAPS_MAX, "parts fit as well");
 
 struct step {
   uint32_t node;      /* the last one of the group, whose value the step makes */
@@ -261,9 +264,8 @@ static int network_open(struct halut_session *session, struct halut_diag *diag) 
   size_t bytes =
       session->fused.bytes > session->plain.bytes ? session->fused.bytes : session->plain.bytes;
   group_bytes *= session->part_max;
-  if (bytes > SCRATCH_MAX || group_bytes > SCRATCH_MAX)
-    return halut_fail(diag, HALUT_ELIMIT, 0, "%zu bytes of scratch exceed %d", bytes + group_bytes,
-                      SCRATCH_MAX);
+  assert(bytes <= SCRATCH_MAX);
+  assert(group_bytes <= SCRATCH_MAX);
   session->scratch = scratch_alloc(bytes);
   session->group = scratch_alloc(group_bytes);
   if (!session->scratch || !session->group)

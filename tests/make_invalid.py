@@ -342,6 +342,8 @@ def graph_cases():
     case("map-values", 'limit exceeded: node "stem": its map of 3x2402x2402 values exceeds 16777216', large_map)
     case("map-overflow", 'limit exceeded: node "stem": its map of 256x4096x4096 values exceeds 16777216', huge_map)
     case("map-side", 'limit exceeded: node "stem": its map of 4098x6 exceeds 4096 a side', long_map)
+    case("maps-values", 'limit exceeded: node "p64": the maps up to it have over 1073741824 values', many_maps)
+    case("conv-padded", 'limit exceeded: node "stem": 520093696 padded values exceed 268435456', padded_map)
     case("linear-overflow", 'malformed file: node "out": logit 1 can overflow 32 bits', put("out.bias", 1, -2**31))
     case("linear-overflow-up", 'malformed file: node "out": logit 0 can overflow 32 bits',
          put("out.bias", 0, 2**31 - 1))
@@ -378,6 +380,18 @@ def huge_map(model):
 def long_map(model):
     model.metadata["halut.input"] = json.dumps({"channels": 2, "height": 4096, "width": 4, "zero": [0, 0]})
     attribute("stem", pad=[2, 2])(model)
+
+
+def many_maps(model):
+    model.metadata["halut.input"] = json.dumps({"channels": 1, "height": 4096, "width": 4096, "zero": [0]})
+    model.metadata["halut.graph"] = json.dumps([
+        {"op": "maxpool", "name": f"p{n}", "in": [f"p{n - 1}" if n else "input"], "kernel": [1, 1], "stride": [1, 1]}
+        for n in range(65)])
+
+
+def padded_map(model):
+    model.metadata["halut.input"] = json.dumps({"channels": 4096, "height": 1, "width": 4096, "zero": [0] * 4096})
+    attribute("stem", kernel=[16, 1], pad=[15, 0])(model)
 
 
 def tensor_cases():

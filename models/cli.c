@@ -18,7 +18,7 @@ enum { WORD_MAX = 48, OPTIONS_MAX = 256, HELP_COLUMN = 26, DRAW_NS = 100000000 }
 int halut_cli_error(const struct halut_command *command, int code, const char *format, ...) {
   va_list args;
   va_start(args, format);
-  fprintf(stderr, "halut %s: ", command->name);
+  fprintf(stderr, "halut%s%s: ", command ? " " : "", command ? command->name : "");
   vfprintf(stderr, format, args);
   fputc('\n', stderr);
   va_end(args);
@@ -31,8 +31,10 @@ int halut_cli_fail(const struct halut_command *command, const char *subject, int
   if (subject)
     fprintf(stderr, "%s: ", subject);
   fputs(halut_error_text(error), stderr);
-  if (diag && diag->text[0])
-    fprintf(stderr, ": %s", diag->text);
+  if (diag && diag->text[0]) {
+    fputs(": ", stderr);
+    halut_cli_print(stderr, diag->text, 0, -1); /* it may quote the file */
+  }
   if (diag && diag->offset)
     fprintf(stderr, " (byte %llu)", (unsigned long long)diag->offset);
   fputc('\n', stderr);
@@ -58,9 +60,9 @@ static int backend_unknown(const struct halut_command *command, const char *name
                          name, known);
 }
 
-bool halut_cli_session(const struct halut_command *command, const struct halut_model *model,
-                       const char *backend, const char *cpu, uint32_t batch_max,
-                       struct halut_session **out, int *exit_out) {
+bool halut_cli_session(const struct halut_command *command, const char *path,
+                       const struct halut_model *model, const char *backend, const char *cpu,
+                       uint32_t batch_max, struct halut_session **out, int *exit_out) {
   const char *colon = strchr(backend, ':');
   char name[WORD_MAX], text[OPTIONS_MAX];
   snprintf(name, sizeof(name), "%.*s", colon ? (int)(colon - backend) : WORD_MAX, backend);
@@ -78,8 +80,9 @@ bool halut_cli_session(const struct halut_command *command, const struct halut_m
   struct halut_diag diag = {0};
   int rc = halut_session_open(model, ops, length ? text : NULL, batch_max, out, &diag);
   if (rc) {
-    halut_cli_fail(command, NULL, rc, &diag);
-    *exit_out = rc == HALUT_EINVALID ? HALUT_EXIT_USAGE : HALUT_EXIT_FAILURE;
+    const bool is_usage = rc == HALUT_EINVALID;
+    halut_cli_fail(command, is_usage ? NULL : path, rc, &diag);
+    *exit_out = is_usage ? HALUT_EXIT_USAGE : HALUT_EXIT_FAILURE;
   }
   return rc == 0;
 }
@@ -105,6 +108,47 @@ int halut_cli_finish(const struct halut_command *command) {
     return halut_cli_error(command, HALUT_EXIT_FAILURE, "cannot write the output: %s",
                            strerror(errno));
   return HALUT_EXIT_OK;
+}
+
+/* Bytes of the control character that `text` begins with (C0, DEL, or C1 in UTF-8), or 0. */
+static size_t control_bytes(const char *text, size_t left) {
+  const unsigned char first = (unsigned char)text[0];
+  if (first < 0x20 || first == 0x7f)
+    return 1;
+  const unsigned char second = left > 1 ? (unsigned char)text[1] : 0;
+  return first == 0xc2 && second >= 0x80 && second < 0xa0 ? 2 : 0;
+}
+
+void halut_cli_print(FILE *to, const char *text, int width, int most) {
+  const size_t bytes = most < 0 ? strlen(text) : strnlen(text, (size_t)most);
+  const int fill = abs(width) > (int)bytes ? abs(width) - (int)bytes : 0;
+  if (width > 0)
+    fprintf(to, "%*s", fill, "");
+  for (size_t i = 0; i < bytes;) {
+    const size_t control = control_bytes(text + i, bytes - i);
+    fputc(control ? '?' : text[i], to);
+    i += control ? control : 1;
+  }
+  if (width < 0)
+    fprintf(to, "%*s", fill, "");
+}
+
+const char *halut_cli_number(double value, bool is_share, char text[HALUT_NUMBER_TEXT]) {
+  static const double huge = 1e9;
+  if (!isfinite(value))
+    snprintf(text, HALUT_NUMBER_TEXT, "not finite");
+  else
+    snprintf(text, HALUT_NUMBER_TEXT, is_share && fabs(value) < huge ? "%.6f" : "%.6g", value);
+  return text;
+}
+
+bool halut_cli_output(const struct halut_command *command, const char *path) {
+  if (strcmp(path, "-") != 0)
+    return true;
+  halut_cli_error(command, HALUT_EXIT_USAGE,
+                  "--output - is no file: the standard output takes no arrays or models; to write "
+                  "a file of that name say ./-");
+  return false;
 }
 
 /* Bytes of the character that `text` begins with, 0 if they are none for jansson. */

@@ -55,7 +55,7 @@ bool halut_cli_parse(const struct halut_command *command, int argc, char **argv,
                      int *count_out, int *exit_out);
 void halut_cli_help(const struct halut_command *command, FILE *to);
 
-/* "halut eval: …" on stderr; returns `code`. */
+/* "halut eval: …" on stderr, or "halut: …" where `command` is NULL; returns `code`. */
 int halut_cli_error(const struct halut_command *command, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* "halut eval: FILE: malformed file: … (byte 123)"; returns HALUT_EXIT_FAILURE. `subject` may be
@@ -66,11 +66,12 @@ int halut_cli_fail(const struct halut_command *command, const char *subject, int
 /* Opens a model; false after an error was printed. */
 bool halut_cli_model(const struct halut_command *command, const char *path,
                      struct halut_model **out);
-/* Opens a session on the backend called `backend` with the CPU ceiling `cpu` (NULL for none); false
- * after an error was printed, *exit_out being the exit code. */
-bool halut_cli_session(const struct halut_command *command, const struct halut_model *model,
-                       const char *backend, const char *cpu, uint32_t batch_max,
-                       struct halut_session **out, int *exit_out);
+/* Opens a session for the model from `path` on the backend called `backend` with the CPU ceiling
+ * `cpu` (NULL for none); false after an error was printed, *exit_out being the exit code:
+ * HALUT_EXIT_USAGE if it is one of the options, whatever the model. */
+bool halut_cli_session(const struct halut_command *command, const char *path,
+                       const struct halut_model *model, const char *backend, const char *cpu,
+                       uint32_t batch_max, struct halut_session **out, int *exit_out);
 
 /* The instruction sets (core/cpu.h) that such a session may use, both having been accepted, and the
  * name of the best. */
@@ -84,8 +85,21 @@ json_t *halut_cli_text(const char *text);
 json_t *halut_cli_real(double value);
 /* Prints and releases `object`, which may be NULL for out of memory. Returns an exit code. */
 int halut_cli_json(const struct halut_command *command, json_t *object);
-/* Checks that everything printed on stdout arrived: the last call of a command that prints. */
+/* Checks that everything printed on stdout arrived: the last call of a command that prints.
+ * `command` may be NULL. */
 int halut_cli_finish(const struct halut_command *command);
+
+/* Prints text from a model file, at most `most` bytes of it (negative: all), as "%*s" would: on the
+ * right of `width` columns, on the left of -width. Control characters, which a terminal would obey,
+ * become '?'. */
+void halut_cli_print(FILE *to, const char *text, int width, int most);
+
+enum { HALUT_NUMBER_TEXT = 32 };
+/* `value` with six digits after the point, if `is_share` and it is not huge, else with six digits;
+ * "not finite" for an infinity and what is no number. Returns `text`. */
+const char *halut_cli_number(double value, bool is_share, char text[HALUT_NUMBER_TEXT]);
+/* Is `path` a file to write? False for "-", after an error was printed. */
+bool halut_cli_output(const struct halut_command *command, const char *path);
 
 /* The entry of `words` (NULL-ended) nearest to `word`, or NULL if none is near. */
 const char *halut_cli_nearest(const char *word, const char *const *words);

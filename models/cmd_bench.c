@@ -50,6 +50,7 @@ static const struct halut_option options[] = {
 
 struct bench {
   const struct halut_command *command;
+  const char *path; /* of the model */
   const struct halut_model_info *info;
   struct bench_args args;
   struct halut_tensor in; /* shared by all threads */
@@ -206,8 +207,9 @@ static int workers_open(struct bench *bench, const struct halut_model *model,
     worker->out.data = aligned_alloc(HALUT_ALIGN, round_up(bench->args.batch * outputs * 4));
     if (!worker->out.data)
       return halut_cli_error(bench->command, exit_code, "no memory for the output");
-    if (!halut_cli_session(bench->command, model, bench->args.backend, bench->args.cpu,
-                           (uint32_t)bench->args.batch, &worker->session, &exit_code))
+    if (!halut_cli_session(bench->command, bench->path, model, bench->args.backend,
+                           bench->args.cpu, (uint32_t)bench->args.batch, &worker->session,
+                           &exit_code))
       return exit_code;
   }
   return HALUT_EXIT_OK;
@@ -449,6 +451,7 @@ static int bench_run(const struct halut_command *command, int argc, char **argv)
   if (!halut_cli_model(command, argv[0], &model))
     return HALUT_EXIT_FAILURE;
   bench.info = halut_model_info(model);
+  bench.path = argv[0];
   struct worker *workers = calloc(bench.args.threads, sizeof(*workers));
   exit_code = workers ? bench_measure(&bench, model, workers)
                       : halut_cli_error(command, HALUT_EXIT_FAILURE, "no memory for the threads");

@@ -49,7 +49,8 @@ static int model_check(const struct halut_command *command, const struct check_a
     exit_code = HALUT_EXIT_OK;
     goto done;
   }
-  if (!halut_cli_session(command, model, args->backend, args->cpu, in.dim[0], &session, &exit_code))
+  if (!halut_cli_session(command, path, model, args->backend, args->cpu, in.dim[0], &session,
+                         &exit_code))
     goto done;
   out = wanted;
   memory = aligned_alloc(HALUT_ALIGN, ((size_t)out.dim[0] * out.dim[1] * 4 + HALUT_ALIGN - 1) /
@@ -79,7 +80,7 @@ static int check_run(const struct halut_command *command, int argc, char **argv)
   if (!halut_cli_parse(command, argc, argv, &args, &count, &exit_code))
     return exit_code;
   exit_code = HALUT_EXIT_OK;
-  for (int i = 0; i < count; i++) {
+  for (int i = 0; i < count && exit_code != HALUT_EXIT_USAGE; i++) { /* that is said once */
     int one = model_check(command, &args, argv[i]);
     exit_code = one > exit_code ? one : exit_code;
   }

@@ -149,7 +149,9 @@ static void result_block(const struct classify *classify, const char *path) {
       continue;
     }
     uint32_t c = classify->order[i];
-    printf("  %6.2f%%  %-*s ", 100 * classify->probability[c], LABEL_WIDTH, info->labels[c]);
+    printf("  %6.2f%%  ", 100 * classify->probability[c]);
+    halut_cli_print(stdout, info->labels[c], -LABEL_WIDTH, -1);
+    putchar(' ');
     bar_print(classify->probability[c]);
   }
 }
@@ -159,8 +161,8 @@ static void result_row(const struct classify *classify, const char *path) {
   for (uint32_t i = 0; i < classify->args.top; i++) {
     uint32_t c = classify->order[i];
     bool is_last = i + 1 == classify->args.top;
-    printf("  %6.2f%%  %-*s", 100 * classify->probability[c], is_last ? 0 : LABEL_WIDTH,
-           classify->info->labels[c]);
+    printf("  %6.2f%%  ", 100 * classify->probability[c]);
+    halut_cli_print(stdout, classify->info->labels[c], is_last ? 0 : -LABEL_WIDTH, -1);
   }
   putchar('\n');
 }
@@ -246,8 +248,8 @@ static int classify_prepare(struct classify *classify, const char *path,
   if (!classify->planar || !classify->logits || !classify->probability || !classify->order ||
       !classify->results)
     return halut_cli_error(classify->command, exit_code, "no memory for an image");
-  if (!halut_cli_session(classify->command, model, classify->args.backend, classify->args.cpu, 1,
-                         &classify->session, &exit_code))
+  if (!halut_cli_session(classify->command, path, model, classify->args.backend,
+                         classify->args.cpu, 1, &classify->session, &exit_code))
     return exit_code;
   return HALUT_EXIT_OK;
 }

@@ -45,6 +45,7 @@ static const struct halut_option options[] = {
 
 struct eval {
   const struct halut_command *command;
+  const char *path; /* of the model */
   const struct halut_model *model;
   const struct halut_cifar *data;
   struct eval_args args;
@@ -134,8 +135,9 @@ static int workers_open(struct eval *eval, struct worker *workers) {
     workers[i].images = malloc(eval->args.batch * HALUT_CIFAR_IMAGE_BYTES);
     if (!workers[i].images)
       return halut_cli_error(eval->command, exit_code, "no memory for a batch");
-    if (!halut_cli_session(eval->command, eval->model, eval->args.backend, eval->args.cpu,
-                           (uint32_t)eval->args.batch, &workers[i].session, &exit_code))
+    if (!halut_cli_session(eval->command, eval->path, eval->model, eval->args.backend,
+                           eval->args.cpu, (uint32_t)eval->args.batch, &workers[i].session,
+                           &exit_code))
       return exit_code;
   }
   return HALUT_EXIT_OK;
@@ -242,12 +244,14 @@ static int result_text(const struct eval *eval, const struct result *result) {
            (double)result->stats.lookups / (double)result->stats.device_cycles);
   printf("logits SHA-256 %s\n\n%-12s %8s   predicted as\n%-12s %8s  ", result->sha256, "", "",
          "label", "right");
-  for (uint32_t c = 0; c < eval->classes; c++)
-    printf(" %6.6s", info->labels[c]);
+  for (uint32_t c = 0; c < eval->classes; c++) {
+    putchar(' ');
+    halut_cli_print(stdout, info->labels[c], 6, 6);
+  }
   putchar('\n');
   for (uint32_t label = 0; label < HALUT_CIFAR_CLASSES; label++) {
-    printf("%-12.12s %7.2f%%  ", info->labels[label],
-           100 * share(result->right[label], result->seen[label]));
+    halut_cli_print(stdout, info->labels[label], -12, 12);
+    printf(" %7.2f%%  ", 100 * share(result->right[label], result->seen[label]));
     for (uint32_t c = 0; c < eval->classes; c++)
       printf(" %6u", result->confusion[(size_t)label * eval->classes + c]);
     putchar('\n');
@@ -315,11 +319,13 @@ static int eval_run(const struct halut_command *command, int argc, char **argv) 
   int rc = halut_cifar_open(eval.args.data, eval.args.split, &data, &diag);
   if (rc) {
     halut_cli_fail(command, eval.args.data, rc, &diag);
+    exit_code = rc == HALUT_EINVALID ? HALUT_EXIT_USAGE : HALUT_EXIT_FAILURE;
     goto done;
   }
   if (eval.args.threads > THREADS_MAX)
     eval.args.threads = THREADS_MAX;
   eval.model = model;
+  eval.path = argv[0];
   eval.data = data;
   eval.images = halut_cifar_count(data);
   eval.images = eval.images > eval.args.limit ? (uint32_t)eval.args.limit : eval.images;

@@ -105,6 +105,10 @@ static int run_open(struct learn_run *run) {
     return halut_cli_error(command, HALUT_EXIT_FAILURE, "%s is %u x %u, but %s times %s is %u x %u",
                            args->target, run->target.dim[0], run->target.dim[1], args->a, args->b,
                            run->a.dim[0], run->b.dim[1]);
+  if (args->codebooks > run->a.dim[1])
+    return halut_cli_error(command, HALUT_EXIT_USAGE,
+                           "--codebooks %" PRIu64 ": %s has %u columns, and each is in one",
+                           args->codebooks, args->a, run->a.dim[1]);
   if (args->rows > run->a.dim[0])
     return halut_cli_error(command, HALUT_EXIT_FAILURE, "--rows %" PRIu64 ": %s has %u", args->rows,
                            args->a, run->a.dim[0]);
@@ -199,7 +203,10 @@ static int run_write(struct learn_run *run, const char *name) {
 }
 
 static void report_line(const struct halut_learned *p, const char *what, double mse) {
-  printf("  %-28s %12.6g %10.6f %10.6f\n", what, mse, mse / p->variance, 1.0 - mse / p->variance);
+  char text[3][HALUT_NUMBER_TEXT];
+  const double share = mse / p->variance;
+  printf("  %-28s %12s %10s %10s\n", what, halut_cli_number(mse, false, text[0]),
+         halut_cli_number(share, true, text[1]), halut_cli_number(1.0 - share, true, text[2]));
 }
 
 static int report_text(const struct learn_run *run, const char *name, double seconds) {
@@ -246,6 +253,11 @@ static int learn_main(const struct halut_command *command, int argc, char **argv
   if (args.by_input && args.by_output)
     return halut_cli_error(command, HALUT_EXIT_USAGE,
                            "--by-input and --by-output exclude each other");
+  if (args.prototypes & (args.prototypes - 1)) /* 0 is the default */
+    return halut_cli_error(command, HALUT_EXIT_USAGE,
+                           "--prototypes takes 2, 4, 8 or 16, not %" PRIu64, args.prototypes);
+  if (!halut_cli_output(command, args.output))
+    return HALUT_EXIT_USAGE;
   struct learn_run run = {.command = command, .args = &args};
   char name[HALUT_NAME_MAX];
   code = run_name(command, &args, name);

@@ -56,8 +56,8 @@ static int run_open_session(struct matmul_run *run) {
     return halut_cli_error(run->command, HALUT_EXIT_FAILURE,
                            "%s: a network, not a product: see halut classify", run->model_path);
   int code = HALUT_EXIT_OK;
-  halut_cli_session(run->command, run->model, args->backend, args->cpu, (uint32_t)args->batch,
-                    &run->session, &code);
+  halut_cli_session(run->command, run->model_path, run->model, args->backend, args->cpu,
+                    (uint32_t)args->batch, &run->session, &code);
   return code;
 }
 
@@ -147,12 +147,14 @@ static void run_compare(struct matmul_run *run) {
 }
 
 static int report_text(const struct matmul_run *run) {
+  char mse[HALUT_NUMBER_TEXT], nmse[HALUT_NUMBER_TEXT], r2[HALUT_NUMBER_TEXT];
+  const double share = run->mse / run->variance;
   printf("%s: %zu rows in %.3f ms on %s, %.3g lookups/s\n", run->info->name, run->rows,
          run->seconds * 1e3, run->args->backend, (double)run->stats.lookups / run->seconds);
   if (run->args->compare)
-    printf("exact float product on one thread: %.3f ms; MSE %.6g, NMSE %.6f, R^2 %.6f\n",
-           run->exact_seconds * 1e3, run->mse, run->mse / run->variance,
-           1.0 - run->mse / run->variance);
+    printf("exact float product on one thread: %.3f ms; MSE %s, NMSE %s, R^2 %s\n",
+           run->exact_seconds * 1e3, halut_cli_number(run->mse, false, mse),
+           halut_cli_number(share, true, nmse), halut_cli_number(1.0 - share, true, r2));
   return halut_cli_finish(run->command);
 }
 
@@ -183,6 +185,8 @@ static int matmul_main(const struct halut_command *command, int argc, char **arg
   if (!args.output && !args.compare)
     return halut_cli_error(command, HALUT_EXIT_USAGE,
                            "--output or --compare is needed; see --help");
+  if (args.output && !halut_cli_output(command, args.output))
+    return HALUT_EXIT_USAGE;
   struct matmul_run run = {
       .command = command, .args = &args, .model_path = argv[0], .a_path = argv[1]};
   code = run_open_session(&run);

@@ -60,8 +60,10 @@ static void head_print(const char *path, const struct halut_model *model) {
   printf("%s: %s \"%s\" version %u, %zu bytes, tables %zu bytes\n", path,
          info->kind == HALUT_NETWORK ? "network" : "product", info->name, info->version,
          info->file_bytes, info->table_bytes);
-  if (description)
-    printf("%s\n", description);
+  if (description) {
+    halut_cli_print(stdout, description, 0, -1);
+    putchar('\n');
+  }
   printf("SHA-256 of the tensors %s; golden examples: %u\n", info->sha256, examples_count(model));
 }
 
@@ -100,8 +102,10 @@ static void node_print(const struct halut_model_info *info, const struct halut_n
 static void network_print(const struct halut_model_info *info) {
   uint64_t lookups = 0, replaced = 0, left = 0;
   printf("%ux%ux%u image -> %u classes:", info->channels, info->height, info->width, info->classes);
-  for (uint32_t i = 0; i < info->classes && i < 20; i++)
-    printf(" %s", info->labels[i]);
+  for (uint32_t i = 0; i < info->classes && i < 20; i++) {
+    putchar(' ');
+    halut_cli_print(stdout, info->labels[i], 0, -1);
+  }
   printf("%s\n\n%-20s %-8s %-11s %-12s %9s %11s %11s  %s\n", info->classes > 20 ? " ..." : "",
          "layer", "op", "window", "output", "codebooks", "table bytes", "lookups", "reads");
   for (uint32_t n = 0; n < info->node_count; n++) {

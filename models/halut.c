@@ -52,12 +52,12 @@ int main(int argc, char **argv) {
   const char *word = argv[1];
   if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
     printf("halut %s\n", HALUT_VERSION);
-    return HALUT_EXIT_OK;
+    return halut_cli_finish(NULL);
   }
   bool help = strcmp(word, "help") == 0;
   if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || (help && argc < 3)) {
     help_print(stdout);
-    return HALUT_EXIT_OK;
+    return halut_cli_finish(NULL);
   }
   if (help)
     word = argv[2];
@@ -66,7 +66,7 @@ int main(int argc, char **argv) {
       continue;
     if (help) {
       halut_cli_help(commands[i], stdout);
-      return HALUT_EXIT_OK;
+      return halut_cli_finish(NULL);
     }
     return commands[i]->run(commands[i], argc - 1, argv + 1);
   }

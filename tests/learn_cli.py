@@ -106,8 +106,10 @@ class Learn(unittest.TestCase):
         self.fails(self.learn("--rows", "1501"), 1, say + "--rows 1501: a.npy has 1500")
         self.fails(self.learn("--target", "b.npy"), 1,
                    say + "b.npy is 24 x 5, but a.npy times b.npy is 1500 x 5")
-        self.fails(self.learn("-C", "25"), 1,
-                   say + "invalid argument: 25 codebooks: 1 to 24 (the columns of a) are possible")
+        self.fails(self.learn("-C", "25"), 2, say + "--codebooks 25: a.npy has 24 columns, and each is in one")
+        self.fails(self.learn("-K", "3"), 2, say + "--prototypes takes 2, 4, 8 or 16, not 3")
+        self.fails(self.learn("-o", "-"), 2, say + "--output - is no file: the standard output takes no arrays or "
+                   "models; to write a file of that name say ./-")
         for count in "1025", "4096":  # past what the learner takes, whatever the columns
             self.fails(self.learn("-C", count), 2,
                        say + f'--codebooks takes a whole number from 1 to 1024, not "{count}"')
@@ -164,6 +166,7 @@ class Learn(unittest.TestCase):
         np.save(self.path("a.npy"), self.a)
         report = json.loads(self.works(self.learn("--json")))
         self.assertEqual([report[key] for key in ("mse", "variance", "nmse", "r2")], [0, 0, None, None])
+        self.assertRegex(self.works(self.learn()), r"as served \(int8 tables\) +0 not finite not finite\n")
 
     def test_matmul_refuses_what_does_not_fit(self):
         self.works(self.learn())
@@ -175,6 +178,11 @@ class Learn(unittest.TestCase):
                    say + "a.npy: a matrix of 24 x 5 is needed")
         self.fails(self.halut("matmul", "p.safetensors", "a.npy"), 2,
                    say + "--output or --compare is needed; see --help")
+        self.fails(self.halut("matmul", "p.safetensors", "a.npy", "-o", "-"), 2, say + "--output - is no file: the "
+                   "standard output takes no arrays or models; to write a file of that name say ./-")
+        os.mkfifo(self.path("fifo"))
+        self.fails(self.halut("matmul", "p.safetensors", "a.npy", "-o", "fifo"), 1, say + "fifo: input/output "
+                   "error: cannot write fifo: what is no regular file is there and stays")
         self.fails(self.halut("matmul", "p.safetensors", "a.npy", "-o", "c.npy", "--backend", "abacus"), 2,
                    say + 'unknown backend "abacus"; this program has: cpu, rtl')
 

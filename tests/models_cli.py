@@ -93,6 +93,45 @@ class Models(unittest.TestCase):
         self.fails(1, f"example 1, logit 1 is {wrong[1, 1] - 1}, not {wrong[1, 1]}", "check", bad)
         self.fails(1, "cannot open", "check", GOLDEN[0], self.path / "none")
 
+    def test_check_says_which_file_or_option_is_wrong(self):
+        two = GOLDEN[:2]
+        done = halut("check", "-b", "rtl:trace=/nowhere/at/all.fst", *two)
+        self.assertEqual(done.returncode, 1)
+        for line, path in zip(done.stderr.decode().splitlines(), two, strict=True):
+            self.assertTrue(line.startswith(f"halut check: {path}: "), line)
+        for backend in "gpu", "cpu:speed=1", "cpu:cpu=z80":
+            done = halut("check", "-b", backend, *two)
+            self.assertEqual((done.returncode, done.stderr.count(b"\n")), (2, 1), done.stderr)
+
+    def test_a_model_does_not_command_the_terminal(self):
+        tensors, metadata = reference.load(str(self.model))
+        evil = ["\x1b]0;a\x07", "b\nc", "d\x7f", "e\u009bm", "caf\u00e9"] + self.labels[5:]
+        metadata["halut.labels"] = json.dumps(evil)
+        metadata["halut.description"] = "\x1b[2Jabout"
+        path, raw, pixel = self.path / "evil.safetensors", self.path / "evil.raw", self.path / "pixel.raw"
+        reference.save(str(path), tensors, metadata)
+        raw.write_bytes(self.images[0].tobytes())
+        pixel.write_bytes(self.images[1].tobytes())
+        for words in (["show", path], ["classify", "-k", 10, "--thumbnail", "never", path, raw],
+                      ["classify", "-k", 10, path, raw, pixel], ["eval", path, "--data", self.path]):
+            done = halut(*words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            text = done.stdout.decode()
+            self.assertEqual({c for c in text if c < " " or "\x7f" <= c < "\xa0"}, {"\n"})
+            for label in "?]0;a?", "b?c", "d?", "e?m", "caf":
+                self.assertIn(label, text)
+        self.assertIn("\n?[2Jabout\n", halut("show", path).stdout.decode())
+        metadata["halut.\x1b[2J"] = ""
+        reference.save(str(path), tensors, metadata)
+        self.assertIn(b'metadata "halut.?[2J" is not known', halut("show", path).stderr)
+
+    def test_output_that_is_lost_is_an_error(self):
+        for words in "--help", "--version", "help", "help show", "show --help", f"show {self.model}":
+            for to in ">/dev/full", ">&-":
+                done = subprocess.run(f"{HALUT} {words} {to}", shell=True, capture_output=True, check=False)
+                self.assertEqual(done.returncode, 1, (words, to))
+                self.assertRegex(done.stderr.decode(), r"^halut( show)?: cannot write the output: ")
+
     def test_eval_scores_and_hashes_the_logits(self):
         order = np.argsort(-self.logits, axis=1, kind="stable")
         wanted = hashlib.sha256(self.logits.astype("<i4").tobytes()).hexdigest()
@@ -118,6 +157,7 @@ class Models(unittest.TestCase):
         self.fails(2, "did you mean --batch?", "eval", self.model, "--bach", 3)
         self.fails(2, "--threads takes a whole number from 1 to 256", "eval", self.model, "-t", "0")
         self.fails(2, 'unknown backend "gpu"', "eval", self.model, "--data", self.path, "--backend", "gpu")
+        self.fails(2, "is none of test, train, validation", "eval", self.model, "-d", self.path, "-s", "foo")
         self.fails(1, "data_batch_1.bin", "eval", self.model, "--data", self.path, "--split", "train")
         self.fails(1, "a product has no classes", "eval", TOP / "models/golden/product-one.safetensors", "-d", ".")
         broken = self.path / "broken"

@@ -54,7 +54,7 @@ enum {
   HALUT_RANK_MAX = 4,
   HALUT_LEVELS = 4,           /* depth of the decision tree of a codebook */
   HALUT_PROTOTYPES = 16,      /* its leaves */
-  HALUT_ROW_BLOCK = 32,       /* rows are padded to this many; kernels have no tail code */
+  HALUT_ROW_BLOCK = 32,       /* rows are padded to this many, so that few kernels have tails: D9 */
   HALUT_CODEBOOKS_MAX = 4096,
   HALUT_OUTPUTS_MAX = 4096,
   HALUT_COLUMNS_MAX = 65536,

@@ -2,22 +2,11 @@
  * session's values are kept end to end in one block, and the second's are compared as they come. */
 #include "compare.h"
 
-#include <nettle/sha2.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "rows.h"
-
-void halut_compare_digest(const void *data, size_t bytes, char text[HALUT_DIGEST_TEXT]) {
-  uint8_t digest[SHA256_DIGEST_SIZE];
-  struct sha256_ctx context;
-  sha256_init(&context);
-  sha256_update(&context, bytes, data);
-  sha256_digest(&context, sizeof digest, digest);
-  for (size_t i = 0; i < sizeof digest; i++)
-    snprintf(text + 2 * i, 3, "%02x", digest[i]);
-}
+#include "safetensors.h"
 
 /* Where the values of a row's nodes are kept, and what came of comparing with them. */
 struct search {
@@ -120,7 +109,7 @@ int halut_compare(const struct halut_compared *pair, const void *in, uint32_t ro
     int error = halut_rows_run(&one, in, rows, out[i], &result->stats[i]);
     if (error != HALUT_OK)
       return error;
-    halut_compare_digest(out[i], each * rows, result->sha256[i]);
+    halut_sha256_hex(out[i], each * rows, result->sha256[i]);
   }
   uint32_t row = 0;
   while (row < rows && memcmp((char *)out[0] + row * each, (char *)out[1] + row * each, each) == 0)

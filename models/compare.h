@@ -42,7 +42,4 @@ int halut_compare(const struct halut_compared *pair, const void *in, uint32_t ro
                   void *const out[HALUT_COMPARED], struct halut_comparison *result)
     __attribute__((warn_unused_result));
 
-/* Digest of `bytes` bytes, as above. */
-void halut_compare_digest(const void *data, size_t bytes, char text[HALUT_DIGEST_TEXT]);
-
 #endif

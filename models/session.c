@@ -109,7 +109,8 @@ static void groups_find(const struct halut_model_info *info, uint32_t into[HALUT
         head[n] = true;
       }
     } else if (node->op == HALUT_OP_ADD) {
-      /* The later operand joins, so that the other one was certainly computed before. */
+      /* A group runs where its addition stands, so either operand may join it. The later one's
+       * input was made last, and need not be kept for as long. */
       bool swap = node->in[1] > node->in[0];
       for (uint32_t i = 0; i < 2; i++) {
         uint32_t value = node->in[swap ? 1 - i : i];

@@ -83,6 +83,13 @@ class HalutConv2d(nn.Module):
         for value in (stride, padding):
             if len(set(pair(value))) > 1:
                 raise ValueError(f"stride {stride}, padding {padding}: must be alike in both directions")
+        for name, value, least in (("in_channels", in_channels, 1), ("out_channels", out_channels, 1),
+                                   ("kernel_size", min(kernel), 1), ("stride", min(pair(stride)), 1),
+                                   ("padding", min(pair(padding)), 0), ("groups", groups, 1)):
+            if value < least:
+                raise ValueError(f"{name} {value}: must be at least {least}")
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups {groups}: must divide {in_channels} in_channels and {out_channels} out_channels")
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
         self.stride, self.padding = pair(stride)[0], pair(padding)[0]
         self.groups = groups
@@ -139,13 +146,22 @@ class HalutConv2d(nn.Module):
         full = F.pad(rows, (0, padded(self.out_channels) - self.out_channels))
         self.table.copy_(full.view(self.codebooks, 16, -1, BLOCK).permute(2, 0, 1, 3))
 
+    def check(self, x):
+        """The kernels trust the shape of an input: they would read past the end of one that does not fit."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"input {list(x.shape)}: must be [n][{self.in_channels}][height][width]")
+        if min(size + 2 * self.padding - k for size, k in zip(x.shape[2:], self.kernel_size)) < 0:
+            raise ValueError(f"input {list(x.shape)}: smaller than the kernel {list(self.kernel_size)}")
+
     def forward(self, x):
+        self.check(x)
         if self.training:
             self.recent = x.detach()[:16]
         y = Lookup.apply(x, self.table, self.threshold, self)
         return y if self.bias is None else y + self.bias.view(1, -1, 1, 1)
 
     def codes(self, x):
+        self.check(x)
         x = x.float().contiguous()
         return passes(x).encode(self, x, self.threshold)
 
@@ -233,4 +249,6 @@ class HalutLinear(HalutConv2d):
                          prototypes=prototypes)
 
     def forward(self, x):
+        if x.dim() < 1 or x.shape[-1] != self.in_channels:
+            raise ValueError(f"input {list(x.shape)}: the last dimension must be {self.in_channels}")
         return super().forward(x.reshape(-1, self.in_channels, 1, 1)).reshape(*x.shape[:-1], self.out_channels)

@@ -385,6 +385,10 @@ class Layers(unittest.TestCase):
                               ({"width": 3, "codebooks": 3}, "one decides the other"),
                               ({"stride": (1, 2)}, "stride .1, 2., padding 0: must be alike"),
                               ({"padding": [0, 1]}, "padding .0, 1.: must be alike"),
+                              ({"stride": 0}, "stride 0: must be at least 1"),
+                              ({"padding": -1}, "padding -1: must be at least 0"),
+                              ({"groups": 0}, "groups 0: must be at least 1"),
+                              ({"groups": 2}, "groups 2: must divide 1 in_channels and 1 out_channels"),
                               ({"prototypes": 12}, "12 prototypes: 2, 4, 8 or 16")):
             with self.assertRaisesRegex(ValueError, text):
                 HalutConv2d(1, 1, 3, **options)
@@ -392,6 +396,16 @@ class Layers(unittest.TestCase):
             HalutConv2d(1, 1, 3, 1, 0, 2)  # nn.Conv2d's dilation
         with self.assertRaisesRegex(ValueError, "only Conv2d and Linear"):
             halut_like(torch.nn.ConvTranspose2d(1, 1, 3))
+
+    def test_refuses_inputs_that_do_not_fit(self):
+        for layer, shape, text in ((HalutConv2d(4, 2, 3), (1, 3, 8, 8), "input .1, 3, 8, 8.: must be .n..4."),
+                                   (HalutConv2d(4, 2, 3), (4, 8, 8), "input .4, 8, 8.: must be .n..4."),
+                                   (HalutConv2d(4, 2, 3), (1, 4, 2, 8), "smaller than the kernel .3, 3."),
+                                   (HalutLinear(6, 2), (2, 3), "input .2, 3.: the last dimension must be 6")):
+            with self.subTest(shape=shape), self.assertRaisesRegex(ValueError, text):
+                layer(torch.zeros(shape))
+        with self.assertRaisesRegex(ValueError, "must be .n..4."):
+            HalutConv2d(4, 2, 3).codes(torch.zeros(1, 3, 8, 8))
 
     def test_goes_left_where_the_learner_found_no_cut(self):
         threshold = np.full((1, 16), 255, np.uint8)

@@ -44,7 +44,7 @@ class Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, table, threshold, layer):
         last = not x.is_contiguous()
-        x = x.float().contiguous()
+        x, table = x.float().contiguous(), table.contiguous()  # `model.to(memory_format=...)` permutes tables as well
         codes = passes(x).encode(layer, x, threshold)
         y = passes(x).accumulate(codes, table)
         ctx.save_for_backward(x, table, threshold, codes)

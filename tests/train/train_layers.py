@@ -365,6 +365,16 @@ class Layers(unittest.TestCase):
         self.assertTrue(torch.equal(layer.rows(), rows))
         self.assertTrue(torch.equal(layer.table[1, 2, 15, :6], rows[2, 15, 64:]))
 
+    def test_stand_a_model_moved_to_channels_last(self):
+        layer, x = random_layer(SHAPES[0], 5, False)
+        want = layer(x)
+        want.square().sum().backward()
+        grad, layer.table.grad = layer.table.grad, None
+        layer.to(memory_format=torch.channels_last)
+        got = layer(x)
+        got.square().sum().backward()
+        self.assertTrue(torch.equal(got, want) and torch.equal(layer.table.grad, grad))
+
     def test_linear_looks_up_each_row(self):
         layer = HalutLinear(8, 3, codebooks=2)
         with torch.no_grad():

@@ -24,6 +24,7 @@ from .layers import HalutConv2d, HalutLinear, pair
 from .run import device_of, machine_options, prepare, weights
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
+SAMPLED = 1 << 16  # of these values in a batch: torch.quantile takes no more than 2^24 at once
 WINDOW_MAX, SUM_MAX, OUTPUTS_MAX = 31, 65536, 4096  # of ../FORMAT.md
 GAIN_MIN = 258 / 65536  # of a requantisation: less, and a sum of 65535 would not reach 255
 
@@ -109,9 +110,10 @@ class Calibration(torch.fx.Interpreter):
             value = value.view(*value.shape, 1, 1)
         if isinstance(value, torch.Tensor) and value.dim() == 4:
             flat = value.detach().float().transpose(0, 1).reshape(value.shape[1], -1)
+            flat = flat[:, ::max(1, -(-flat.shape[1] // SAMPLED))]
             tail = (100 - PERCENTILE) / 100
-            low = torch.quantile(flat[:, :1 << 16], tail, dim=1).cpu().numpy()
-            high = torch.quantile(flat[:, :1 << 16], 1 - tail, dim=1).cpu().numpy()
+            low = torch.quantile(flat, tail, dim=1).cpu().numpy()
+            high = torch.quantile(flat, 1 - tail, dim=1).cpu().numpy()
             shape, old_low, old_high = self.bounds.get(node.name, (None, low, high))
             self.bounds[node.name] = (tuple(value.shape[1:]), np.minimum(low, old_low), np.maximum(high, old_high))
         return result

@@ -298,6 +298,17 @@ class Refusals(unittest.TestCase):
         self.assertEqual(json.loads(metadata["halut.graph"])[1]["kernel"], [4, 4])
 
 
+class Calibrated(unittest.TestCase):
+    def test_on_all_pictures_of_a_batch(self):
+        images = photos(300, 16, 1) // 8
+        images[-1] = 255
+        model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 10))
+        nn.init.ones_(model[0].weight)
+        made, _, _ = made_from(model, images)
+        brightest = model[:2](floats(images[-1:])).max().item()
+        self.assertGreater(made.steps[0][-1].high.min(), 0.9 * brightest)
+
+
 class ZeroPoints(unittest.TestCase):
     def test_hold_channels_that_lean_to_either_side(self):
         low, high = np.array([1.0, 0.0, 0.2]), np.array([0.0, 1.0, 0.9])

@@ -40,8 +40,28 @@ def load(folder, split):
     return (images[:cut], labels[:cut]) if split == "train" else (images[cut:], labels[cut:])
 
 
+def pictures(images):
+    """The images as an array, which must be one of uint8 [n][3][height][width], n above 0."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != len(ZERO) or not images.size:
+        raise ValueError(f"images {images.dtype} {list(images.shape)}: must be uint8 [n][{len(ZERO)}][height][width]")
+    return images
+
+
+def targets(labels, images):
+    """Labels as int64 [n], or answers in their place, floats [n][classes]: one for each of the images."""
+    labels = np.asarray(labels)
+    whole = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if not whole and not (labels.ndim == 2 and labels.dtype.kind == "f"):
+        raise ValueError(f"labels {labels.dtype} {list(labels.shape)}: must be whole numbers [n]")
+    if len(labels) != len(images):
+        raise ValueError(f"{len(labels)} labels for {len(images)} images")
+    return torch.from_numpy(labels.astype(np.int64) if whole else labels)
+
+
 def normalise(images):
-    """uint8 [n][3][32][32] to float32."""
+    """uint8 [n][3][height][width] to float32."""
+    images = pictures(images)
     x = torch.from_numpy(np.ascontiguousarray(images)).float()
     x -= torch.tensor(ZERO, dtype=torch.float32).view(1, 3, 1, 1)
     return x / SCALE
@@ -52,10 +72,11 @@ class Batches:
     and a square cutout. One pass is one epoch; the order depends on the seed and the epoch only."""
 
     def __init__(self, images, labels, size, shift=4, cutout=0, seed=0):
+        images = pictures(images)
         pad = ((0, 0), (0, 0), (shift, shift), (shift, shift))
         self.images = np.pad(images, pad, mode="reflect")
         self.shape = images.shape[1:]
-        self.labels = torch.from_numpy(labels)
+        self.labels = targets(labels, images)
         self.size, self.shift, self.cutout, self.seed = size, shift, cutout, seed
         self.epoch = 0
 

@@ -11,7 +11,7 @@ import time
 import torch
 import torch.nn as nn
 
-from .data import normalise
+from .data import normalise, targets
 
 
 def machine_options(cli):
@@ -158,4 +158,4 @@ def logits(model, images, size=250):
 
 def accuracy(model, images, labels):
     """Top-1 in percent."""
-    return 100.0 * (logits(model, images).argmax(1) == torch.from_numpy(labels)).float().mean().item()
+    return 100.0 * (logits(model, images).argmax(1) == targets(labels, images)).float().mean().item()

@@ -20,7 +20,7 @@ from train import fit as loop  # noqa: E402
 from train import kernels  # noqa: E402
 from train.data import Batches  # noqa: E402
 from train.layers import HalutConv2d  # noqa: E402
-from train.run import recalibrate  # noqa: E402
+from train.run import accuracy, recalibrate  # noqa: E402
 
 
 class Interrupted(Exception):
@@ -137,6 +137,21 @@ class Resume(unittest.TestCase):
 
 
 class Sizes(unittest.TestCase):
+    def test_of_pictures_and_labels_that_do_not_fit_are_refused(self):
+        images, labels = pictures(20)
+        for x, y, text in ((images / 255, labels, "images float64 .20, 3, 32, 32.: must be uint8"),
+                           (images[0], labels, "images uint8 .3, 32, 32.: must be uint8"),
+                           (images[:, :1], labels, "must be uint8 .n..3."),
+                           (images, labels[:19], "19 labels for 20 images"),
+                           (images, labels / 2, "labels float64 .20.: must be whole numbers")):
+            with self.subTest(text=text):
+                with self.assertRaisesRegex(ValueError, text):
+                    Batches(x, y, 10)
+                with self.assertRaisesRegex(ValueError, text):
+                    accuracy(network(False), x, y)
+        for kind in (np.uint8, np.int32):
+            self.assertEqual(Batches(images, labels.astype(kind), 10).labels.dtype, torch.int64)
+
     def test_batches_keep_the_size_of_the_pictures(self):
         labels = pictures(40)[1]
         for height, width in ((24, 40), (40, 24), (32, 32)):

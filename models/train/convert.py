@@ -20,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import safetensors
-from .data import Batches, load, normalise
+from .data import Batches, load, normalise, pictures
 from .layers import NEVER, HalutConv2d, HalutLinear, pair
 from .net import LAYERS, ResNet9
 from .run import accuracy, device_of, load_state, machine_options, mixed, prepare, recalibrate, save
@@ -31,6 +31,9 @@ ROWS_MIN = 20000
 
 def halut_like(layer, codebooks=None, width=None, prototypes=16):
     """An untrained Halut layer of the shape of a dense one, on the CPU."""
+    for kind in (nn.Linear, nn.Conv2d):
+        if isinstance(layer, kind) and type(layer).forward is not kind.forward:
+            raise ValueError(f"{type(layer).__name__}: its forward is its own, not that of {kind.__name__}")
     if isinstance(layer, nn.Linear):
         return HalutLinear(layer.in_features, layer.out_features, layer.bias is not None, codebooks, width, prototypes)
     if not isinstance(layer, nn.Conv2d):
@@ -59,10 +62,10 @@ def dense_matrix(layer):
 
 @torch.no_grad()
 def sample_rows(model, layer, images, rows, seed, teacher=None, twin=None):
-    """`rows` im2col rows of the layer's input at random positions, evenly over the images; and those of
-    `twin`, the same layer in the dense `teacher`, at the same positions (None without one)."""
-    seen = {}
-    hooks = [m.register_forward_pre_hook(lambda m, args: seen.update({id(m): args[0].float().cpu()}))
+    """`rows` im2col rows of the layer's input at random positions, evenly over the images and the places where it is
+    used; and those of `twin`, the same layer in the dense `teacher`, at the same positions (None without one)."""
+    seen = {id(m): [] for m in (layer, twin) if m is not None}
+    hooks = [m.register_forward_pre_hook(lambda m, args: seen[id(m)].append(args[0].float().cpu()))
              for m in (layer, twin) if m is not None]
     parts, left = [[], []], rows
     size = 250
@@ -76,11 +79,18 @@ def sample_rows(model, layer, images, rows, seed, teacher=None, twin=None):
         count = -(-left // batches_left)
         for part, m in zip(parts, (layer, twin)):
             if m is not None:
-                part.append(random_patches(m, seen[id(m)], count, np.random.default_rng((seed, start))))
+                part.append(patches_of_calls(m, seen[id(m)], count, np.random.default_rng((seed, start))))
+                seen[id(m)].clear()
         left -= len(parts[0][-1])
     for hook in hooks:
         hook.remove()
     return torch.cat(parts[0]), torch.cat(parts[1]) if twin is not None else None
+
+
+def patches_of_calls(layer, inputs, count, rng):
+    if not inputs:
+        raise ValueError("the network does not use it")
+    return torch.cat([random_patches(layer, x, -(-count // len(inputs)), rng) for x in inputs])
 
 
 def random_patches(layer, x, count, rng):
@@ -149,8 +159,12 @@ def fill(layer, tensors):
 
 
 def replace(model, name, layer):
-    parent = model.get_submodule(name.rpartition(".")[0])
-    setattr(parent, name.rpartition(".")[2], layer)
+    """Wherever the model has the layer of that name, which may be in several places."""
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, key, layer)
 
 
 def untrained(model, names, codebooks=None):
@@ -173,14 +187,49 @@ def halut_resnet9(state=None, **sizes):
     return model
 
 
-def option(value, name):
+def option(value, name, default=None):
     """What holds for a layer: one value for all, or one by name."""
-    return value.get(name) if isinstance(value, dict) else value
+    return value.get(name, default) if isinstance(value, dict) else value
+
+
+def chosen(model, names):
+    """The dense layers to convert by name, in that order."""
+    if isinstance(names, str):
+        raise ValueError(f"names: a list of layers, not {names!r}")
+    known = dict(model.named_modules(remove_duplicate=False))
+    if names is None:
+        names = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)][1:]
+    found = {}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"names: the model has no {name}")
+        if known[name] in found.values():
+            raise ValueError(f"names: {name} is named twice")
+        found[name] = known[name]
+    if not found:
+        raise ValueError("names: there is nothing to convert")
+    return found
+
+
+def replacements(layers, **options):
+    """An untrained Halut layer for each of the dense ones, in its mode."""
+    for key, value in options.items():
+        for name in value if isinstance(value, dict) else ():
+            if name not in layers:
+                raise ValueError(f"{key}: {name} is none of the layers to convert, {', '.join(layers)}")
+    made = {}
+    for name, dense in layers.items():
+        try:
+            made[name] = halut_like(dense, option(options["codebooks"], name), option(options["width"], name),
+                                    option(options["prototypes"], name, 16)).train(dense.training)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return made
 
 
 def convert(model, images, names=None, program="halut", codebooks=None, batches=None, report=print, width=None,
             prototypes=16):
-    """Converts the named Conv2d and Linear layers of `model` in place, in the order given.
+    """Converts the named Conv2d and Linear layers of `model` in place, in the order given, wherever they are used.
 
     images: uint8 [n][3][H][W] training images; names: default every Conv2d but the first; codebooks, width,
     prototypes: as HalutConv2d has them, a number or a dict by name; batches: augmented batches for the batch-norm
@@ -188,24 +237,26 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
 
     The tables aim at what the dense network's layer gives for its own, unharmed input, so that each layer makes up
     for part of the error that comes to it."""
+    images = pictures(images)
+    layers = chosen(model, names)
+    made = replacements(layers, codebooks=codebooks, width=width, prototypes=prototypes)
+    modes = [(m, m.training) for m in (*model.modules(), *made.values())]
     teacher = copy.deepcopy(model)
-    convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    for number, name in enumerate(names or convolutions[1:]):
-        dense = model.get_submodule(name)
-        try:
-            layer = halut_like(dense, option(codebooks, name), option(width, name), option(prototypes, name) or 16)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        rows = max(ROWS_MIN, ROWS_PER_PROTOTYPE * layer.prototypes * layer.codebooks)
-        found, wanted = sample_rows(model, dense, images, rows, number, teacher, teacher.get_submodule(name))
-        if len(found) < layer.prototypes * layer.codebooks:
-            warnings.warn(f"{name}: {len(found)} rows of input for {layer.prototypes * layer.codebooks} table entries "
-                          "an output: give more images, or fewer codebooks")
+    for number, (name, dense) in enumerate(layers.items()):
+        layer = made[name]
+        entries = layer.prototypes * layer.codebooks
+        found, wanted = sample_rows(model, dense, images, max(ROWS_MIN, ROWS_PER_PROTOTYPE * entries), number, teacher,
+                                    teacher.get_submodule(name))
+        if len(found) < entries:
+            warnings.warn(f"{name}: {len(found)} rows of input for {entries} table entries an output: give more "
+                          "images, or fewer codebooks")
         result = learn(layer, dense, found, program, wanted @ dense_matrix(dense))
         replace(model, name, layer.to(device_of(model)))
         if batches is not None:
             recalibrate(model, batches, 8)
         report(name, result)
+    for m, training in modes:
+        m.training = training
     return model
 
 

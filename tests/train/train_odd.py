@@ -156,6 +156,52 @@ class Odd(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "^2: Conv2d.*no dilation"):
             converter.convert(model, photos(2, 1), program=train_support.PROGRAM)
 
+    def test_converts_a_layer_that_is_used_twice_in_both_places(self):
+        shared = nn.Conv2d(8, 8, 3, padding=1)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Flatten(),
+                              nn.Linear(8 * 900, 10))
+        seen = []
+        converter.convert(model, photos(40, 1), ["4"], train_support.PROGRAM, report=lambda name, _: seen.append(name))
+        self.assertIsInstance(model[2], HalutConv2d)
+        self.assertIs(model[2], model[4])
+        self.assertEqual(seen, ["4"])
+
+    def test_samples_every_use_of_a_layer(self):
+        shared = nn.Conv2d(3, 3, 1)
+        nn.init.zeros_(shared.weight)
+        nn.init.constant_(shared.bias, 9)
+        rows, _ = converter.sample_rows(nn.Sequential(shared, shared), shared, photos(10, 1), 100, 0)
+        self.assertEqual((rows == 9).all(1).sum(), 50)
+
+    def test_leaves_every_layer_in_its_mode(self):
+        for training in (True, False):
+            model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)).train(training)
+            model[1].eval()
+            converter.convert(model, photos(40, 1), None, train_support.PROGRAM, report=lambda *_: None)
+            self.assertEqual([m.training for m in model], [training, False, training, training])
+
+    def test_refuses_what_it_would_not_heed_and_leaves_the_model(self):
+        class Own(nn.Conv2d):
+            def forward(self, x):
+                return super().forward(2 * x)
+
+        good = photos(2, 1)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), Own(4, 4, 3))
+        for images, names, options, text in (
+                (good, ["2", "3"], {}, "^3: Own: its forward is its own"),
+                (good, "2", {}, "^names: a list of layers, not '2'"),
+                (good, [], {}, "^names: there is nothing to convert"),
+                (good, ["two"], {}, "^names: the model has no two"),
+                (good, ["2", "2"], {}, "^names: 2 is named twice"),
+                (good, ["2"], {"codebooks": {"two": 4}}, "^codebooks: two is none of the layers to convert, 2"),
+                (good, ["2"], {"width": {"0": 4}}, "^width: 0 is none of the layers"),
+                (good, ["2"], {"prototypes": 0}, "^2: 0 prototypes"),
+                (good / 255, ["2"], {}, "^images float64 .2, 3, 32, 32.: must be uint8"),
+                (good[0], ["2"], {}, "^images uint8 .3, 32, 32.: must be uint8")):
+            with self.subTest(text=text), self.assertRaisesRegex(ValueError, text):
+                converter.convert(model, images, names, train_support.PROGRAM, **options)
+        self.assertNotIsInstance(model[2], HalutConv2d)
+
     def test_depthwise_separable_with_relu6(self):
         model = self.brought(Separable(), ["blocks.0.0", "blocks.1.3", "blocks.1.6"], codebooks={"blocks.0.0": 4})
         self.assertEqual(model.blocks[1][3].groups, 16)

@@ -65,7 +65,7 @@ def is_call(node, modules, functions=(), methods=()):
             node.op == "call_method" and node.target in methods)
 
 
-RELU = ((nn.ReLU, nn.ReLU6), (F.relu, torch.relu, F.relu6), ("relu", "relu_"))
+RELU = ((nn.ReLU, nn.ReLU6), (F.relu, F.relu_, torch.relu, torch.relu_, F.relu6), ("relu", "relu_"))
 ADD = ((), (operator.add, operator.iadd, torch.add), ("add", "add_"))
 MAX_POOL = ((nn.MaxPool2d,), (F.max_pool2d, torch.max_pool2d))
 MAX_GLOBAL = ((nn.AdaptiveMaxPool2d,), (F.adaptive_max_pool2d,))
@@ -79,19 +79,29 @@ NORM = ((nn.BatchNorm2d, nn.BatchNorm1d),)
 FLATTEN = ((nn.Flatten,), (torch.flatten,), ("flatten", "view", "reshape"))
 SAME = ((nn.Identity, nn.Dropout, nn.Dropout2d), (F.dropout, F.dropout2d), ("contiguous",))
 LINEAR = (nn.Linear, HalutLinear)
+MOVED = (MAX_POOL, MAX_GLOBAL, FLATTEN)  # a ReLU behind them may as well be before them
+
+
+def without_same(graph):
+    """Takes out what changes nothing."""
+    for node in list(graph.nodes):
+        if is_call(node, *SAME):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def relu_first(graph):
-    """Puts a ReLU that follows a max-pool before it, which is the same and what a convolution can take in."""
+    """Puts a ReLU that follows a max-pool or a flatten before it, which is the same and what a convolution can take
+    in."""
     for node in list(graph.nodes):
         pool = node.args[0] if node.args else None
-        if is_call(node, *RELU) and len(pool.users) == 1 and (is_call(pool, *MAX_POOL) or
-                                                             is_call(pool, *MAX_GLOBAL)):
+        while is_call(node, *RELU) and len(pool.users) == 1 and any(is_call(pool, *kind) for kind in MOVED):
             source = pool.args[0]
             node.replace_all_uses_with(pool)
             node.replace_input_with(pool, source)
             pool.replace_input_with(source, node)
             pool.prepend(node)
+            pool = source
 
 
 class Calibration(torch.fx.Interpreter):
@@ -125,6 +135,7 @@ class Exporter:
         graph = Tracer().trace(model)
         for node in graph.nodes:
             node.module = model.get_submodule(node.target) if node.op == "call_module" else None
+        without_same(graph)
         relu_first(graph)
         traced = torch.fx.GraphModule(model, graph)
         calibration = Calibration(traced)
@@ -185,7 +196,7 @@ class Exporter:
                 self.plan_pool(node, "maxpool", is_call(node, *MAX_GLOBAL))
             elif is_call(node, *MEAN_POOL) or is_call(node, *MEAN_GLOBAL) or is_call(node, *MEAN):
                 self.plan_pool(node, "avgpool", not is_call(node, *MEAN_POOL))
-            elif is_call(node, *FLATTEN) or is_call(node, *SAME):
+            elif is_call(node, *FLATTEN):
                 self.maps[node] = self.maps[node.args[0]]
             else:
                 raise ValueError(f"{node.name}: {node.op} {node.target} has no integer form")

@@ -290,6 +290,23 @@ class Refusals(unittest.TestCase):
             with self.subTest(layers=layers), self.assertRaisesRegex(ValueError, f"^{name}: reads the input"):
                 made_from(nn.Sequential(*layers), photos(4, 8, 1))
 
+    def test_takes_a_relu_in_wherever_it_stands(self):
+        for between in ((nn.Identity(),), (nn.BatchNorm2d(4), nn.Dropout()), (nn.Flatten(), nn.Dropout()),
+                        (nn.MaxPool2d(2), nn.Dropout(), nn.Flatten())):
+            for relu in (nn.ReLU(), Apply(torch.relu_), Apply(F.relu_)):
+                wide = 64 if isinstance(between[0], nn.MaxPool2d) else 256
+                hidden = () if nn.Flatten in map(type, between) else (nn.Flatten(),)
+                model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *between, relu, *hidden, nn.Linear(wide, 6),
+                                      nn.Dropout(), nn.ReLU(), nn.Linear(6, 10)).eval()
+                images = photos(24, 8, 1)
+                with self.subTest(between=between, relu=relu):
+                    made, tensors, metadata = made_from(model, images)
+                    self.assertEqual([step[0] for step in made.steps if step[0] != "pool"],
+                                     ["convolution", "convolution", "linear"])
+                    got = reference.run(tensors, metadata, images) * float(metadata["halut.logit_scale"])
+                    want = model(floats(images)).detach().numpy()
+                    self.assertLess(np.abs(got - want).max(), 0.1 * np.abs(want).max())
+
     def test_pools_to_the_size_that_an_adaptive_pool_asks_for(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
                               nn.Linear(16, 10))

@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import operator
+import re
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ from .run import device_of, machine_options, prepare, weights
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
 SAMPLED = 1 << 16  # of these values in a batch: torch.quantile takes no more than 2^24 at once
-WINDOW_MAX, SUM_MAX, OUTPUTS_MAX = 31, 65536, 4096  # of ../FORMAT.md
+WINDOW_MAX, SUM_MAX, OUTPUTS_MAX, NODES_MAX, NAME_MAX = 31, 65536, 4096, 256, 63  # of ../FORMAT.md
+VERSION_MAX, LOGIT_MAX, BIAS_MAX = 2 ** 32 - 1, 2 ** 31 - 1, 2 ** 24
 GAIN_MIN = 258 / 65536  # of a requantisation: less, and a sum of 65535 would not reach 255
 
 
@@ -90,6 +92,24 @@ def without_same(graph):
             graph.erase_node(node)
 
 
+def in_place(node):
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return (getattr(node.module, "inplace", False) or node.kwargs.get("inplace", False) or
+            node.op != "call_module" and (name.endswith("_") and not name.endswith("__") or name.startswith("iadd")))
+
+
+def without_unread(graph):
+    """Takes out what nobody reads, once it is sure that nobody reads what it did to its input either."""
+    order = {node: number for number, node in enumerate(graph.nodes)}
+    for node in order:
+        for reader in node.args[0].users if node.args and in_place(node) else ():
+            if order[reader] > order[node]:
+                raise ValueError(f"{node.name}: changes in place what {reader.name} reads after it")
+    for node in reversed(order):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+
+
 def relu_first(graph):
     """Puts a ReLU that follows a max-pool or a flatten before it, which is the same and what a convolution can take
     in."""
@@ -124,29 +144,48 @@ class Calibration(torch.fx.Interpreter):
             tail = (100 - PERCENTILE) / 100
             low = torch.quantile(flat, tail, dim=1).cpu().numpy()
             high = torch.quantile(flat, 1 - tail, dim=1).cpu().numpy()
+            if not np.isfinite(low + high).all():
+                raise ValueError(f"{node.name}: gives values that are not finite")
             shape, old_low, old_high = self.bounds.get(node.name, (None, low, high))
             self.bounds[node.name] = (tuple(value.shape[1:]), np.minimum(low, old_low), np.maximum(high, old_high))
         return result
 
 
+def traced(model):
+    """The graph of `model` without what changes nothing; each node knows its module."""
+    graph = Tracer().trace(model)
+    for node in graph.nodes:
+        node.module = model.get_submodule(node.target) if node.op == "call_module" else None
+        if node.op == "output" and not isinstance(node.args[0], torch.fx.Node):
+            raise ValueError("the network gives several outputs: one, the logits, is possible")
+        if node.module is not None:
+            check_finite(node.target, node.module)
+    without_same(graph)
+    without_unread(graph)
+    relu_first(graph)
+    return graph
+
+
+SOURCES = {"convolution": lambda rest: rest[2:3], "pool": lambda rest: rest[3:4], "add": lambda rest: rest[:2],
+           "linear": lambda rest: rest[1:]}  # the maps that a step reads
+
+
 class Exporter:
     def __init__(self, model, images, input_zero, input_scale):
         model.eval()
-        graph = Tracer().trace(model)
-        for node in graph.nodes:
-            node.module = model.get_submodule(node.target) if node.op == "call_module" else None
-        without_same(graph)
-        relu_first(graph)
-        traced = torch.fx.GraphModule(model, graph)
-        calibration = Calibration(traced)
+        graph = traced(model)
+        calibration = Calibration(torch.fx.GraphModule(model, graph))
         with torch.no_grad():
             for x in images:
                 calibration.run(x.to(device_of(model)))
+        if not calibration.bounds:
+            raise ValueError("images: there are none to calibrate the grids on")
         model = copy.deepcopy(model).cpu()
         self.nodes = list(graph.nodes)
         for node in self.nodes:
             node.module = model.get_submodule(node.target) if node.op == "call_module" else None
         self.bounds = calibration.bounds
+        check_input(self.bounds[self.nodes[0].name][0], input_zero, input_scale)
         self.constants = {node.name: value for node, value in calibration.constants.items()}
         self.input_zero, self.input_scale = input_zero, input_scale
         self.maps, self.steps, self.logit_scale = {}, [], 1.0  # fx node -> Map; what to emit
@@ -166,7 +205,7 @@ class Exporter:
         return made
 
     def unique(self, name):
-        name = name.replace(".", "_").strip("_") or "node"
+        name = name.replace(".", "_").strip("_")[:NAME_MAX - 4] or "node"
         candidate, count = name, 2
         while candidate in self.used or candidate == "input":
             candidate, count = f"{name}_{count}", count + 1
@@ -200,6 +239,20 @@ class Exporter:
                 self.maps[node] = self.maps[node.args[0]]
             else:
                 raise ValueError(f"{node.name}: {node.op} {node.target} has no integer form")
+        self.check_ends()
+
+    def check_ends(self):
+        """The file has one classifier, its last node, to which all others lead."""
+        last = self.nodes[-1].args[0]
+        if not self.steps or self.steps[-1][0] != "linear":
+            raise ValueError(f"{last.name}: the output must be an nn.Linear's, perhaps times a number")
+        if len(self.steps) > NODES_MAX:
+            raise ValueError(f"{last.name}: the network takes {len(self.steps)} nodes: at most {NODES_MAX} are "
+                             "possible")
+        read = {id(made) for kind, *rest in self.steps for made in SOURCES[kind](rest)}
+        for made in (step[-1] for step in self.steps[:-1]):
+            if id(made) not in read:
+                raise ValueError(f"{made.name}: nothing reads this map but its size")
 
     def scaled(self, node):
         """The multiplication by a number that alone reads `node`, or None."""
@@ -255,6 +308,8 @@ class Exporter:
     def plan_pool(self, node, op, everything):
         source = self.maps[node.args[0]]
         check_source(node.name, source)
+        if is_call(node, *MEAN) and self.mean_axes(node) != {2, 3}:
+            raise ValueError(f"{node.name}: only a mean over the last two axes, height and width, has an integer form")
         made = self.new_map(node, node.name)
         if everything:
             if any(size % out for size, out in zip(source.shape[1:], made.shape[1:])):
@@ -280,12 +335,22 @@ class Exporter:
         join(source, made)
         self.steps.append(("pool", op, kernel, stride, source, made))
 
+    def mean_axes(self, node):
+        axes = self.values(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else ()))
+        return {axis % 4 for axis in ([axes] if isinstance(axes, int) else axes)}
+
     def values(self, argument):
         """An argument with the sizes in it as the numbers they had in calibration."""
         return torch.fx.node.map_arg(argument, lambda node: self.constants[node.name])
 
     def plan_linear(self, node):
-        check_source(node.name, self.maps[node.args[0]])
+        source = self.maps[node.args[0]]
+        check_source(node.name, source)
+        if node.module.in_features != np.prod(source.shape):
+            raise ValueError(f"{node.name}: reads {node.module.in_features} of the {source.shape} values of its map")
+        if node.module.in_features > SUM_MAX or node.module.out_features > OUTPUTS_MAX:
+            raise ValueError(f"{node.name}: {node.module.in_features} values to {node.module.out_features} classes: at "
+                             f"most {SUM_MAX} values and {OUTPUTS_MAX} classes are possible")
         after = self.scaled(node)
         if after is not None:
             factors = [a for a in after.args if not isinstance(a, torch.fx.Node)]
@@ -294,7 +359,7 @@ class Exporter:
             self.logit_scale = float(factors[0])
             self.maps[after] = None
         self.maps[node] = None
-        self.steps.append(("linear", node.module, self.maps[node.args[0]]))
+        self.steps.append(("linear", node.module, source))
 
     # Second pass: grids.
 
@@ -349,6 +414,8 @@ class Exporter:
             raise ValueError(f"{made.name}: reads, with padding, a map that may be negative (or the input); a padded "
                              "value would not be zero")
         check_limits(made.name, kernel, stride, pad, source.shape[0], made.shape[0])
+        if looked_up and layer.codebooks > OUTPUTS_MAX:
+            raise ValueError(f"{made.name}: {layer.codebooks} codebooks: at most {OUTPUTS_MAX} are possible")
         node = {"op": "conv", "name": made.name, "in": [source.name], "kernel": kernel, "stride": stride,
                 "pad": pad}
         factor, offset = fold(layer, norm)
@@ -408,11 +475,13 @@ class Exporter:
         weight = layer.weight.detach().numpy().astype(np.float64)
         repeat = weight.shape[1] // len(source.step)
         weight = weight * np.repeat(source.step, repeat)
-        scale = np.abs(weight).max() / 127
-        self.tensors[f"{name}.weight"] = np.rint(weight / scale).astype(np.int8)
-        bias = layer.bias.detach().numpy() if layer.bias is not None else np.zeros(len(weight))
-        shift = source.zero * self.tensors[f"{name}.weight"].sum(1, dtype=np.int64)
-        self.tensors[f"{name}.bias"] = (np.rint(bias / scale) - shift).astype(np.int32)
+        bias = layer.bias.detach().double().numpy() if layer.bias is not None else np.zeros(len(weight))
+        scale = max(np.abs(weight).max() / 127, np.abs(bias).max() / BIAS_MAX, 1e-12)
+        whole = np.rint(weight / scale).astype(np.int64)
+        shifted = np.rint(bias / scale).astype(np.int64) - source.zero * whole.sum(1)
+        if (np.abs(shifted) + 255 * np.abs(whole).sum(1)).max() > LOGIT_MAX:
+            raise ValueError(f"{name}: a logit could take more than 32 bits")
+        self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"] = whole.astype(np.int8), shifted.astype(np.int32)
         self.logit_scale *= scale
         self.graph.append({"op": "linear", "name": name, "in": [source.name]})
 
@@ -451,6 +520,30 @@ def check_limits(name, kernel, stride, pad, inputs, outputs):
     if inputs * kernel[0] * kernel[1] > SUM_MAX or max(inputs, outputs) > OUTPUTS_MAX:
         raise ValueError(f"{name}: {inputs} channels, kernel {kernel}, {outputs} outputs: at most {OUTPUTS_MAX} "
                          f"channels, {OUTPUTS_MAX} outputs and {SUM_MAX} values in a sum are possible")
+
+
+def check_finite(name, layer):
+    for part, value in (*layer.named_parameters(), ("running_mean", getattr(layer, "running_mean", None)),
+                        ("running_var", getattr(layer, "running_var", None))):
+        if value is not None and not torch.isfinite(value).all():
+            raise ValueError(f"{name}: its {part} is not finite")
+
+
+def check_input(shape, zero, scale):
+    if len(zero) != shape[0] or any(z != int(z) or not 0 <= z <= 255 for z in zero):
+        raise ValueError(f"input_zero {zero}: must be {shape[0]} whole numbers from 0 to 255, one a channel")
+    scales = np.atleast_1d(np.asarray(scale, np.float64))
+    if len(scales) not in (1, shape[0]) or not (np.isfinite(scales) & (scales > 0)).all():
+        raise ValueError(f"input_scale {scale}: must be a number above 0, or one a channel")
+
+
+def check_metadata(name, labels, version):
+    if not re.fullmatch(f"[A-Za-z0-9_-][A-Za-z0-9_.-]{{0,{NAME_MAX - 1}}}", name):
+        raise ValueError(f"name {name!r}: must be 1 to {NAME_MAX} of [A-Za-z0-9_.-], not starting with a dot")
+    if not isinstance(version, int) or not 1 <= version <= VERSION_MAX:
+        raise ValueError(f"version {version!r}: must be a whole number from 1 to {VERSION_MAX}")
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels: must be a list of strings, one a class")
 
 
 def check_convolution(name, layer):
@@ -520,8 +613,12 @@ def always_right(whole, table):
 
 def export(model, path, images, name, labels, input_zero=ZERO, input_scale=SCALE, version=1, description=""):
     """Writes `model` as `path`. images: iterable of float batches, normalised as (pixel - zero) / scale."""
+    check_metadata(name, labels, version)
     exporter = Exporter(model, images, input_zero, input_scale)
     tensors, graph = exporter.emit()
+    classes = exporter.steps[-1][1].out_features
+    if len(labels) != classes:
+        raise ValueError(f"labels: {len(labels)} for {classes} classes")
     channels, height, width = exporter.maps[exporter.nodes[0]].shape
     safetensors.write(path, tensors, {
         "halut.format": "1", "halut.kind": "network", "halut.name": name, "halut.version": str(version),

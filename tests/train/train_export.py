@@ -93,7 +93,7 @@ def made_from(model, images):
     made = exporter.Exporter(model, [floats(images)], ZERO, SCALE)
     with train_support.folder() as folder:
         path = os.path.join(folder, "m.safetensors")
-        exporter.export(model, path, [floats(images)], "m", "abcdefghij", ZERO, SCALE)
+        exporter.export(model, path, [floats(images)], "m", list("abcdefghij"), ZERO, SCALE)
         tensors, metadata = reference.load(path)
     made.emit()
     return made, tensors, metadata
@@ -279,6 +279,66 @@ class Refusals(unittest.TestCase):
                      Apply(lambda x: F.avg_pool2d(x, 2, 2, 0, False, True, 3))):
             self.refuses("divisor_override", pool)
         self.refuses("dilated pooling", Apply(lambda x: torch.max_pool2d(x, 2, 4, 0, 3)))
+
+    def test_of_a_mean_over_other_axes(self):
+        for axes in ((1, 2), [1, 3], 1, -1):
+            with self.subTest(axes=axes):
+                self.refuses("^mean: only a mean over the last two axes", Apply(lambda x: x.mean(axes)),
+                             first=nn.Conv2d(3, 6, 3), size=8)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Apply(lambda x: x.mean(dim=(-1, -2))), nn.Linear(4, 10))
+        self.assertEqual(made_from(model, photos(4, 8, 1))[0].steps[1][0], "pool")
+
+    def test_of_graphs_that_the_file_cannot_hold(self):
+        flat = nn.Flatten()
+        logits = (flat, nn.Linear(256, 10))
+        self.refuses("several outputs", *logits, Apply(lambda x: (x, x)), end=False)
+        self.refuses("^_2: the output must be an nn.Linear's", flat, end=False)
+        self.refuses("^relu: the output must be an nn.Linear's", *logits, Apply(torch.relu), end=False)
+        self.refuses("^relu_: changes in place what add reads after it",
+                     Apply(lambda x: x.relu_() + x))
+        self.refuses("^3: 4097 codebooks: at most 4096", flat, HalutLinear(5400, 4, codebooks=4097), nn.ReLU(), size=30,
+                     first=nn.Conv2d(3, 6, 3, padding=1))
+        self.refuses("^_3: 256 values to 4097 classes: at most 65536 values and 4096", flat, nn.Linear(256, 4097),
+                     end=False)
+        self.refuses("takes 258 nodes: at most 256", *[nn.MaxPool2d(1) for _ in range(256)])
+        for name in ("weight", "bias"):
+            layer = nn.Conv2d(4, 4, 1)
+            getattr(layer, name).data[0] = float("nan")
+            self.refuses(f"^2: its {name} is not finite", layer)
+
+    def test_of_no_images(self):
+        with self.assertRaisesRegex(ValueError, "^images: there are none"):
+            exporter.Exporter(nn.Sequential(nn.Conv2d(3, 4, 3)), [], ZERO, SCALE)
+
+    def test_of_arguments_that_the_file_cannot_hold(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        good = {"name": "m", "labels": ["a", "b"], "version": 1, "input_zero": ZERO, "input_scale": SCALE}
+        for key, value, text in (("name", ".m", "name '.m': must be 1 to 63 of"), ("name", "a b", "name 'a b'"),
+                                 ("name", "m" * 64, "1 to 63"), ("version", 0, "version 0: must be a whole number"),
+                                 ("version", "1", "version '1'"), ("labels", "ab", "labels: must be a list"),
+                                 ("labels", [0, 1], "labels: must be a list"), ("labels", ["a"], "1 for 2 classes"),
+                                 ("input_zero", (1, 2), "input_zero .1, 2.: must be 3 whole numbers"),
+                                 ("input_zero", (0.5, 0, 0), "whole numbers"), ("input_zero", (256, 0, 0), "0 to 255"),
+                                 ("input_scale", 0, "input_scale 0: must"), ("input_scale", (1, 1), "one a channel")):
+            with self.subTest(key=key, value=value), train_support.folder() as folder:
+                path = os.path.join(folder, "m.safetensors")
+                with self.assertRaisesRegex(ValueError, text):
+                    exporter.export(model, path, [floats(photos(4, 8, 1))], **{**good, key: value})
+                self.assertFalse(os.path.exists(path))
+
+    def test_takes_out_what_nobody_reads(self):
+        class Auxiliary(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body, self.head = nn.Conv2d(3, 4, 3), nn.Linear(144, 10)
+
+            def forward(self, x):
+                x = F.relu(self.body(x))
+                torch.sigmoid(x.mean((1, 2)))
+                return self.head(x.flatten(1))
+
+        made, _, metadata = made_from(Auxiliary(), photos(4, 8, 1))
+        self.assertEqual([node["op"] for node in json.loads(metadata["halut.graph"])], ["conv", "linear"])
 
     def test_of_an_input_that_no_convolution_reads(self):
         rest = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()

@@ -43,7 +43,7 @@ def groups(model, decay, threshold_share=0.5, decay_dense=True, dense_share=1.0,
     large = [table for table in tables if table.numel() > LARGE]
     thresholds = [m.threshold for m in halut_layers(model)]
     for threshold in thresholds:
-        threshold.requires_grad_(threshold_share > 0)
+        threshold.requires_grad_(threshold.requires_grad and threshold_share > 0)
     known = {id(p) for p in tables + thresholds}
     rest = [p for p in model.parameters() if id(p) not in known]
     decayed = tables + [p for p in rest if decay_dense and p.dim() > 1]
@@ -164,7 +164,10 @@ class Trainer:
 def train(model, batches, validation, out, recipe, teacher=None, statistics=None, steps=0):
     """Trains `model` in place; the averaged weights are in the checkpoint `out`, the log in `out`.csv. validation:
     images, labels. statistics: batches that batch norm is measured on for the average, default the training's own.
-    steps: leave after so many. Returns the trainer and the last validation accuracy of the average, in percent."""
+    steps: leave after so many of this call. Returns the trainer and the last validation accuracy of the average, in
+    percent."""
+    if not len(batches):
+        raise ValueError("there is no batch to train on: fewer images than a batch holds")
     trainer = Trainer(model, recipe, recipe.epochs * len(batches), teacher)
     first, value = 0, None
     if os.path.exists(out):
@@ -172,9 +175,9 @@ def train(model, batches, validation, out, recipe, teacher=None, statistics=None
         trainer.restore(state)
         first, value = state["epoch"], state.get("validation")
         trainer.step = first * len(batches)
-    batches.epoch = first
+    batches.epoch, last = first, trainer.step + steps
     columns = ["epoch", "loss", "validation", "validation_average", "seconds"]
-    log = Log(out + ".csv", [c for c in columns if c != "validation" or recipe.plain])
+    log = Log(out + ".csv", [c for c in columns if c != "validation" or recipe.plain], first)
     for epoch in range(first, recipe.epochs):
         start, total = time.time(), 0.0
         bar = Progress(len(batches), f"epoch {epoch + 1}")
@@ -182,7 +185,7 @@ def train(model, batches, validation, out, recipe, teacher=None, statistics=None
         for i, (x, y) in enumerate(batches):
             total += trainer.advance(x, y)
             bar.step(i + 1, f"loss {total / (i + 1):.3f}")
-            if trainer.step == steps:
+            if steps and trainer.step == last:
                 print(f"{steps} steps: loss {total / (i + 1):.4f}, {time.time() - start:.1f} s, validation "
                       f"{accuracy(model, *validation):.2f}")
                 return trainer, value

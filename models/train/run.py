@@ -14,9 +14,12 @@ import torch.nn as nn
 from .data import normalise, targets
 
 
-def machine_options(cli):
-    """What every stage takes: where it computes and on how many threads."""
-    cli.add_argument("--device", help="of PyTorch; default cuda where there is one, else cpu")
+def machine_options(cli, device=None):
+    """What every stage takes: where it computes, if it is not on that device always, and on how many threads."""
+    if device is None:
+        cli.add_argument("--device", help="of PyTorch; default cuda where there is one, else cpu")
+    else:
+        cli.set_defaults(device=device)
     cli.add_argument("--threads", type=int, default=2, help="of the CPU")
 
 
@@ -40,6 +43,17 @@ def prepare(args, seed=0):
     except (RuntimeError, AssertionError) as error:
         raise SystemExit(f"--device {args.device}: {str(error).splitlines()[0]}")
     return device
+
+
+def check_epochs(cli, args):
+    if args.epochs < 1:
+        cli.error(f"--epochs {args.epochs}: must be at least 1")
+
+
+def check_out(cli, option, args):
+    """A run that begins from another's weights cannot write over them."""
+    if os.path.exists(args.start) and os.path.exists(args.out) and os.path.samefile(args.start, args.out):
+        cli.error(f"{option}: {args.out} is where it starts from; name another --out")
 
 
 def device_of(model):
@@ -76,13 +90,17 @@ def weights(path):
 
 
 class Log:
-    """Appends one CSV row an epoch; a resumed run goes on in the same file."""
+    """Appends one CSV row an epoch; a run that is resumed after `epochs` goes on in the same file behind those."""
 
-    def __init__(self, path, columns):
+    def __init__(self, path, columns, epochs):
         self.path, self.columns = path, columns
-        if not os.path.exists(path):
-            with open(path, "w", newline="") as file:
-                csv.writer(file).writerow(columns)
+        kept = []
+        if os.path.exists(path):
+            with open(path, newline="") as file:
+                kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= epochs]
+        with open(path + ".part", "w", newline="") as file:
+            csv.writer(file).writerows([columns, *kept])
+        os.replace(path + ".part", path)
 
     def row(self, **values):
         with open(self.path, "a", newline="") as file:

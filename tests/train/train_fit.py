@@ -198,6 +198,37 @@ class Steps(unittest.TestCase):
             self.assertEqual(trainer.step, 2)
             self.assertFalse(os.path.exists(f"{folder}/x.pt"))
 
+    def test_leave_early_counts_from_where_it_goes_on(self):
+        with train_support.folder() as folder:
+            def run(epochs, steps):
+                return loop.train(network(False), Batches(*pictures(60), 20), pictures(10), f"{folder}/x.pt",
+                                  recipe(epochs=epochs), steps=steps)[0].step
+            self.assertEqual((run(1, 0), run(3, 2)), (3, 5))
+
+    def test_log_forgets_the_epochs_after_the_checkpoint(self):
+        with train_support.folder() as folder:
+            def run(epochs):
+                loop.train(network(False), Batches(*pictures(60), 20), pictures(10), f"{folder}/x.pt",
+                           recipe(epochs=epochs))
+            run(1)
+            with open(f"{folder}/x.pt.csv", "a") as file:
+                file.write("2,9,9,9\r\n3,")
+            run(2)
+            with open(f"{folder}/x.pt.csv", newline="") as file:
+                rows = list(csv.reader(file))
+            self.assertEqual([row[0] for row in rows], ["epoch", "1", "2"])
+            self.assertNotEqual(rows[2][1], "9")
+
+    def test_leave_frozen_thresholds_frozen(self):
+        model = network(True)
+        model[3].threshold.requires_grad_(False)
+        loop.groups(model, 0.01)
+        self.assertFalse(model[3].threshold.requires_grad)
+
+    def test_need_a_batch(self):
+        with train_support.folder() as folder, self.assertRaisesRegex(ValueError, "no batch to train on"):
+            loop.fit(network(False), Batches(*pictures(19), 20), pictures(10), f"{folder}/x.pt", 1)
+
     def test_schedules(self):
         cosine = functools.partial(loop.cosine, total=1000, warm=100)
         self.assertAlmostEqual(cosine(0), 0.01)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from . import safetensors
 from .convert import halut_resnet9
 from .data import CLASSES, SCALE, ZERO, load, normalise
-from .layers import HalutConv2d, HalutLinear, pair
+from .layers import HalutConv2d, HalutLinear, halut_layers, pair
 from .run import device_of, machine_options, prepare, weights
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
@@ -639,6 +639,8 @@ def main():
     args = cli.parse_args()
     device = prepare(args)
     model = halut_resnet9(weights(args.start)).to(device)
+    if not halut_layers(model):
+        cli.error(f"--start: nothing in {args.start} is looked up: it is a dense network, which convert takes")
     images = load(args.data, "train")[0][:args.images]
     batches = [normalise(images[i:i + 250]) for i in range(0, len(images), 250)]
     export(model, args.out, batches, "resnet9-cifar10", CLASSES, description=args.description)

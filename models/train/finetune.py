@@ -4,7 +4,6 @@
 """
 import argparse
 import functools
-import os
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from .answers import ask_once, believe, blends
 from .convert import halut_resnet9
 from .data import Batches, load
 from .fit import TEMPERATURE, Recipe, cosine, groups, train
-from .run import load_state, machine_options, prepare
+from .run import check_epochs, check_out, load_state, machine_options, prepare
 from .teacher import load_teacher
 
 
@@ -52,9 +51,10 @@ def arguments():
     cli.add_argument("--mixed", type=float, default=0.0, help="share of the batches whose images are blended in pairs")
     cli.add_argument("--cutout", type=int, default=0)
     cli.add_argument("--seed", type=int, default=0)
-    cli.add_argument("--steps", type=int, default=0, help="stop after so many (for a trial)")
+    cli.add_argument("--steps", type=int, default=0, help="stop after so many of this run (for a trial)")
     machine_options(cli)
     args = cli.parse_args()
+    check_epochs(cli, args)
     for option in ("distil", "temperature"):
         if getattr(args, option) is not None and not args.teacher:
             cli.error(f"--{option}: there is no --teacher to learn from")
@@ -79,8 +79,7 @@ def starting_weights(cli, args):
         return state["model"]
     if "average" not in state:
         cli.error(f"--restart: {args.start} has no averaged weights; it was not written by finetune")
-    if os.path.exists(args.out) and os.path.samefile(args.start, args.out):
-        cli.error(f"--restart: {args.out} is where it starts from; name another --out")
+    check_out(cli, "--restart", args)
     return state["average"]
 
 

@@ -138,7 +138,7 @@ def main():
     cli.add_argument("--codebooks", action="append", default=[], metavar="LAYER=N", type=layer_codebooks)
     cli.add_argument("--images", type=int, default=6000, help="that --codebooks learns from")
     cli.add_argument("--halut", default="halut", help="the program built by `make`, which learns")
-    machine_options(cli)
+    machine_options(cli, "cpu")
     args = cli.parse_args()
     prepare(args)
     batches = [x for x, _ in itertools.islice(Batches(*load(args.data, "train"), 250, seed=1), 4)]

@@ -13,7 +13,7 @@ from .airbench import Airbench
 from .data import Batches, load, normalise
 from .fit import Recipe, descent, groups, train, triangle
 from .net import ResNet9
-from .run import load_state, machine_options, prepare
+from .run import check_epochs, check_out, load_state, machine_options, prepare
 
 NETWORKS = {"resnet9": ResNet9, "airbench": Airbench}
 
@@ -61,6 +61,9 @@ def main():
     cli.add_argument("--keep", help="write the averaged weights in float16 too: finetune and report take them")
     machine_options(cli)
     args = cli.parse_args()
+    check_epochs(cli, args)
+    if args.start:
+        check_out(cli, "--start", args)
     device = prepare(args, args.seed)
     batches = Batches(*load(args.data, "train"), args.batch, cutout=args.cutout, seed=args.seed)
     recipe = Recipe(args.epochs, args.rate, triangle, descent, lambda model: groups(model, args.decay),

@@ -15,7 +15,7 @@ import numpy as np
 import train_support
 
 torch = train_support.need_torch()
-from train import answers, data, finetune, mean  # noqa: E402
+from train import answers, data, export, finetune, mean, teacher  # noqa: E402
 from train.airbench import FILTERS, Airbench  # noqa: E402
 from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
 from train.data import normalise  # noqa: E402
@@ -110,6 +110,21 @@ class FinetuneOptions(unittest.TestCase):
                 finetune.main()
             self.assertEqual(exit_.exception.code, 2)
             self.assertIn(f"error: {told}\n", errors.getvalue())
+
+    def test_of_runs_that_would_do_nothing_or_write_over_their_start(self):
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "a.pt")
+            torch.save({"average": ResNet9().state_dict()}, path)
+            for stage, options, told in (
+                    (finetune, ("--start", path, "--out", "none", "--epochs", "0"), "--epochs 0: must be at least 1"),
+                    (teacher, ("--out", "none", "--epochs", "0"), "--epochs 0: must be at least 1"),
+                    (teacher, ("--start", path, "--out", path), f"--start: {path} is where it starts from"),
+                    (export, ("--start", path, "--out", "none"), f"--start: nothing in {path} is looked up")):
+                with mock.patch.object(sys, "argv", [stage.__name__, "--data", folder, *options]), \
+                        mock.patch("sys.stderr", io.StringIO()) as errors, self.assertRaises(SystemExit) as exit_:
+                    stage.main()
+                self.assertEqual(exit_.exception.code, 2)
+                self.assertIn(f"error: {told}", errors.getvalue())
 
     def test_keep_the_validation_split_out_but_with_whole(self):
         images, labels = train_support.gratings(50, 5)

@@ -23,7 +23,8 @@ from . import safetensors
 from .data import Batches, load, normalise, pictures
 from .layers import NEVER, HalutConv2d, HalutLinear, pair
 from .net import LAYERS, ResNet9
-from .run import accuracy, device_of, load_state, machine_options, mixed, prepare, recalibrate, save
+from .run import (accuracy, averaged, command, device_of, load_weights, machine_options, mixed, prepare, recalibrate,
+                  save)
 
 ROWS_PER_PROTOTYPE = 20  # fewer rows a one-hot column and the regression fits noise
 ROWS_MIN = 20000
@@ -182,7 +183,7 @@ def halut_resnet9(state=None, **sizes):
     codebooks = {name: len(state[f"{name}.split"]) for name in names} if state else None
     model = untrained(ResNet9(**sizes), names, codebooks)
     if state:
-        model.load_state_dict(state)
+        load_weights(model, state)
     model.conv1.to(memory_format=torch.channels_last)  # not the model: it would permute the tables
     return model
 
@@ -280,7 +281,7 @@ def main():
     args = cli.parse_args()
     device = prepare(args)
     model = ResNet9().to(device, memory_format=torch.channels_last)
-    model.load_state_dict(load_state(args.teacher)["average"])
+    load_weights(model, averaged(args.teacher))
     train, validation = load(args.data, "train"), load(args.data, "validation")
     print(f"dense: validation {accuracy(model, *validation):.2f}")
 
@@ -294,4 +295,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

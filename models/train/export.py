@@ -22,7 +22,7 @@ from . import safetensors
 from .convert import halut_resnet9
 from .data import CLASSES, SCALE, ZERO, load, normalise
 from .layers import HalutConv2d, HalutLinear, halut_layers, pair
-from .run import device_of, machine_options, prepare, weights
+from .run import command, device_of, machine_options, prepare, weights
 
 PERCENTILE = 99.99  # of the calibration values of a channel that its grid must hold
 SAMPLED = 1 << 16  # of these values in a batch: torch.quantile takes no more than 2^24 at once
@@ -647,4 +647,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -11,7 +11,7 @@ from .answers import ask_once, believe, blends
 from .convert import halut_resnet9
 from .data import Batches, load
 from .fit import TEMPERATURE, Recipe, cosine, groups, train
-from .run import check_epochs, check_out, load_state, machine_options, prepare
+from .run import check_epochs, check_out, command, load_state, machine_options, prepare
 from .teacher import load_teacher
 
 
@@ -107,4 +107,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from .layers import halut_layers
-from .run import Average, Log, Progress, accuracy, device_of, has_bfloat16, load_state, mixed, recalibrate, save
+from .run import (Average, Log, Progress, accuracy, device_of, has_bfloat16, load_state, load_weights, mixed,
+                  recalibrate, save)
 
 
 TEMPERATURE = 2.0  # of distillation, where a recipe says nothing else
@@ -153,8 +154,8 @@ class Trainer:
                 "steps": self.average.steps, "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state):
-        self.model.load_state_dict(state["model"])
-        self.average.model.load_state_dict(state["average"])
+        load_weights(self.model, state["model"])
+        load_weights(self.average.model, state["average"])
         self.average.steps = state["steps"]
         self.optimiser.load_state_dict(state["optimiser"])
         for part, settings in zip(self.optimiser.param_groups, self.settings):

@@ -12,13 +12,17 @@ import torch
 
 from .convert import halut_resnet9
 from .data import Batches, load
-from .run import accuracy, load_state, machine_options, prepare, recalibrate, save
+from .run import accuracy, averaged, command, machine_options, prepare, recalibrate, save
 
 STATISTICS = 20  # batches that they are measured on
 
 
 def mean(states, shares):
-    """Of the averaged weights in checkpoints. Whole numbers, the split dimensions, must be the same in all."""
+    """Of the averaged weights in checkpoints. Shapes and whole numbers, the split dimensions, must be alike in all."""
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    for name in sorted(set().union(*shapes)):
+        if any(each.get(name) != shapes[0].get(name) for each in shapes):
+            raise ValueError(f"{name} has not the same shape in all: these are other trees")
     result = {}
     for name, first in states[0].items():
         values = [state[name] for state in states]
@@ -42,10 +46,7 @@ def main():
     shares = args.shares or [1 / len(args.of)] * len(args.of)
     if len(shares) != len(args.of) or abs(sum(shares) - 1) > 1e-6:
         cli.error(f"--shares: {len(args.of)} numbers whose sum is 1")
-    try:
-        weights = mean([load_state(path)["average"] for path in args.of], shares)
-    except ValueError as error:
-        cli.error(str(error))
+    weights = mean([averaged(path) for path in args.of], shares)
     model = halut_resnet9(weights).to(prepare(args))
     recalibrate(model, Batches(*load(args.data, "train"), 250, seed=1), STATISTICS)
     print(f"validation {accuracy(model, *load(args.data, 'validation')):.2f}")
@@ -54,4 +55,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -19,7 +19,7 @@ from .convert import ROWS_MIN, ROWS_PER_PROTOTYPE, halut_like, layer_codebooks, 
 from .data import SCALE, ZERO, Batches, load
 from .layers import NEVER, HalutConv2d
 from .net import LAYERS, ResNet9
-from .run import accuracy, machine_options, prepare, save
+from .run import accuracy, command, machine_options, prepare, save
 
 STEP = 1 / 64
 HALF = 0.5  # requantisation rounds down, so a bias holds half a step more than the map it stands for
@@ -154,4 +154,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -5,13 +5,30 @@ import csv
 import ctypes
 import itertools
 import os
+import pickle
+import subprocess
 import sys
 import time
+import traceback
 
 import torch
 import torch.nn as nn
 
 from .data import normalise, targets
+
+
+def command(main):
+    """Runs a stage. What its user can mend, which is what this package refuses and what the system does, ends it with
+    one line; a fault of ours shows where it is."""
+    try:
+        main()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"error: {error}")
+    except ValueError as error:
+        frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+        if not (frame.f_globals.get("__package__") or "").startswith(__package__):
+            raise
+        raise SystemExit(f"error: {error}")
 
 
 def machine_options(cli, device=None):
@@ -80,7 +97,27 @@ def save(path, state):
 def load_state(path):
     """A checkpoint, on the CPU. A file from elsewhere cannot run code, but with PyTorch 1, whose safe reader does not
     know the numbers in an optimiser's state."""
-    return torch.load(path, map_location="cpu", weights_only=int(torch.__version__.split(".")[0]) >= 2)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=int(torch.__version__.split(".")[0]) >= 2)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: no checkpoint: {str(error).splitlines()[0] if str(error) else 'it is cut off'}")
+    if not isinstance(state, dict) or not ("model" in state or "average" in state):
+        raise ValueError(f"{path}: no checkpoint of these stages")
+    return state
+
+
+def averaged(path):
+    state = load_state(path)
+    if "average" not in state:
+        raise ValueError(f"{path} has no averaged weights: it is what convert writes")
+    return state["average"]
+
+
+def load_weights(model, state):
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"weights of another network: {' '.join(str(error).split())[:300]}")
 
 
 def weights(path):

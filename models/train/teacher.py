@@ -13,7 +13,7 @@ from .airbench import Airbench
 from .data import Batches, load, normalise
 from .fit import Recipe, descent, groups, train, triangle
 from .net import ResNet9
-from .run import check_epochs, check_out, load_state, machine_options, prepare
+from .run import check_epochs, check_out, command, load_state, machine_options, prepare
 
 NETWORKS = {"resnet9": ResNet9, "airbench": Airbench}
 
@@ -80,4 +80,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # test: the shape of a converted ResNet-9 is that of its weights; options that name layers; teachers
-# timeout: 100
+# timeout: 200
 # tier: full
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
 import argparse
 import functools
 import io
 import os
+import subprocess
 import sys
 import unittest
 from unittest import mock
@@ -15,7 +16,7 @@ import numpy as np
 import train_support
 
 torch = train_support.need_torch()
-from train import answers, data, export, finetune, mean, teacher  # noqa: E402
+from train import answers, data, export, finetune, mean, run, teacher  # noqa: E402
 from train.airbench import FILTERS, Airbench  # noqa: E402
 from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
 from train.data import normalise  # noqa: E402
@@ -68,6 +69,15 @@ class Means(unittest.TestCase):
         one, other = self.states(2)
         other["conv4.conv.split"] = other["conv4.conv.split"] + 1
         with self.assertRaisesRegex(ValueError, "^conv4.conv.split differs"):
+            mean.mean([one, other], [0.5, 0.5])
+
+    def test_are_not_of_other_shapes(self):
+        one, other = self.states(2)
+        other["conv4.conv.split"] = other["conv4.conv.split"][:4]
+        with self.assertRaisesRegex(ValueError, "^conv4.conv.split has not the same shape in all"):
+            mean.mean([one, other], [0.5, 0.5])
+        del other["conv4.conv.split"]
+        with self.assertRaisesRegex(ValueError, "^conv4.conv.split has not the same shape in all"):
             mean.mean([one, other], [0.5, 0.5])
 
     def test_command_gives_each_the_same_share_and_refuses_others(self):
@@ -142,6 +152,36 @@ class FinetuneOptions(unittest.TestCase):
                 self.assertEqual(batches.labels.tolist(), labels[:learned].tolist())
                 self.assertTrue(np.array_equal(batches.images[:, :, 4:-4, 4:-4], images[:learned]))
                 self.assertTrue(np.array_equal(held, images[30:]))
+
+
+class Commands(unittest.TestCase):
+    def run_stage(self, stage, *options):
+        models = os.path.join(train_support.TOP, "models")
+        done = subprocess.run([sys.executable, "-m", f"train.{stage}", *options], text=True, capture_output=True,
+                              env={**os.environ, "PYTHONPATH": models})
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        return done.stderr
+
+    def test_tell_their_user_in_one_line(self):
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "start.pt")
+            torch.save({"model": ResNet9().state_dict()}, path)
+            rest = ("--data", folder, "--out", os.path.join(folder, "out"))
+            self.assertEqual(self.run_stage("mean", "--of", path, *rest),
+                             f"error: {path} has no averaged weights: it is what convert writes\n")
+            self.assertRegex(self.run_stage("teacher", *rest), "^error: .*No such file.*data_batch_1.bin'\n$")
+            with open(path, "w") as file:
+                file.write("cut")
+            self.assertRegex(self.run_stage("export", "--start", path, *rest), f"^error: {path}: no checkpoint.*\n$")
+
+    def test_show_where_a_fault_of_ours_is(self):
+        def faulty():
+            np.zeros(3).reshape(2)
+
+        with self.assertRaisesRegex(ValueError, "cannot reshape"):
+            run.command(faulty)
+        with self.assertRaisesRegex(SystemExit, "^error: 2 labels for 1 images$"):
+            run.command(lambda: data.targets([1, 2], [1]))
 
 
 class Bright(torch.nn.Module):

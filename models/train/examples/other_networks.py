@@ -18,7 +18,7 @@ from ..data import CLASSES, Batches, load, normalise
 from ..export import export
 from ..fit import fit
 from ..nets import NETS, inner
-from ..run import accuracy, load_state, machine_options, prepare, save
+from ..run import accuracy, command, load_state, machine_options, prepare, save
 
 
 def converted(model, path, train, args):
@@ -76,4 +76,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

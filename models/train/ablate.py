@@ -21,7 +21,7 @@ from .fit import Recipe, Trainer, cosine, descent, groups, train, triangle
 from .layers import halut_layers
 from .net import LAYERS, ResNet9
 from .report import machine, table
-from .run import load_state, logits, machine_options, prepare, recalibrate, save
+from .run import command, load_state, logits, machine_options, prepare, recalibrate, save
 
 SIZES = {"width": 16, "top": 64}
 NAMES = [f"{name}.conv" for name in LAYERS]
@@ -139,10 +139,18 @@ class Study:
         self.images, self.validation = data[0][:args.images], load(args.data, "validation")
         self.batches = Batches(*data, 128)
         self.statistics = self.batches.again(250, seed=1)
-        self.results = {}
+        self.results = self.earlier({key: getattr(args, key) for key in ("epochs", "steps", "rate", "images")})
+
+    def earlier(self, options):
+        """The results in the folder, which must have been found with the same options."""
+        results = {"options": options}
         if os.path.exists(self.path("results.json")):
             with open(self.path("results.json")) as file:
-                self.results = json.load(file)
+                results = json.load(file)
+        if results.get("options") != options:
+            raise ValueError(f"{self.args.out}: made with {results.get('options', 'unknown options')}, not {options}; "
+                             "name another --out")
+        return results
 
     def path(self, name):
         return os.path.join(self.args.out, name)
@@ -172,6 +180,7 @@ class Study:
         return model.to(self.device), self.results[f"start{number}"]
 
     def run(self):
+        self.keep("options", self.results["options"])
         dense = self.teacher()
         if "dense" not in self.results:
             self.keep("dense", measure(dense, self.validation))
@@ -223,4 +232,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -59,7 +59,8 @@ class Study(unittest.TestCase):
         results = {json.dumps(settings): [10.04, 2, 50, 1.5, 3] for _, _, *settings in ablate.RUNS}
         with train_support.folder() as folder:
             with open(os.path.join(folder, "results.json"), "w") as file:
-                json.dump({"dense": [70, 0.9], **results}, file)
+                options = {"epochs": 2, "steps": 120, "rate": 0.003, "images": 1}
+                json.dump({"options": options, "dense": [70, 0.9], **results}, file)
             args = argparse.Namespace(out=folder, data=None, images=1, epochs=2, steps=120, rate=0.003)
             nothing = (torch.zeros(1).numpy(), torch.zeros(1).numpy())
             with mock.patch.object(ablate, "load", return_value=nothing), mock.patch.object(ablate, "Batches"), \
@@ -74,6 +75,9 @@ class Study(unittest.TestCase):
                 study.results.pop(json.dumps(list(ablate.RUNS[-1][2:])))
                 with self.assertRaisesRegex(AssertionError, "started"):
                     study.run()
+                args.steps = 60
+                with self.assertRaisesRegex(ValueError, "made with .*'steps': 120.*, not .*'steps': 60"):
+                    ablate.Study(args, torch.device("cpu"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from . import safetensors
 from .convert import halut_resnet9
 from .data import CLASSES, load, normalise
 from .net import LAYERS, ResNet9
-from .run import device_of, logits, machine_options, prepare, weights
+from .run import command, device_of, logits, machine_options, prepare, weights
 from .teacher import load_teacher
 
 BINS = 15
@@ -252,6 +252,16 @@ def commands(args, stages):
     return "```sh\n" + "\n".join(lines) + "\n```"
 
 
+def choices(args):
+    """What is said of the validation split: finetune --whole learns from it when all is chosen."""
+    text = "choices were made on 5,000 images kept out of the training set"
+    if args.commands:
+        with open(args.commands) as file:
+            if "--whole" in file.read().split():
+                text = "choices were made on 5,000 images of the training set that only the last run learned from"
+    return text
+
+
 def error_section(name, errors):
     if errors is None:
         return ""
@@ -288,7 +298,7 @@ Written by `python3 -m train.report`; do not edit. Tensors SHA-256 `{served['sha
 
 ResNet-9 for CIFAR-10 whose inner convolutions are looked up: a 4-level tree a codebook, 16 prototypes, int8 tables,
 u8 maps, whole numbers from the pixels to the logits. All figures are of the test split ({served['images']} images),
-on which nothing was chosen; choices were made on 5,000 images kept out of the training set.
+on which nothing was chosen; {choices(args)}.
 
 ## Accuracy
 
@@ -380,4 +390,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -92,7 +92,15 @@ class Card(unittest.TestCase):
         self.assertIn("python3 -m train.reopen --out reopened.pt\n", card)
         self.assertIn("train.report --halut halut.pt --commands commands.txt --model models/m.safetensors ", card)
         self.assertIn("| **Halut, int8 tables and u8 maps, as served** | `halut eval` | ", card)
+        self.assertIn("choices were made on 5,000 images kept out of the training set.", card)
         self.assertEqual(self.drawn("bare"), ["curves", "reliability"])
+
+    def test_of_a_run_that_learned_from_the_validation_split_too(self):
+        with open(self.path("whole.txt"), "w") as file:
+            file.write("python3 -m train.finetune --whole --out halut.pt\n")
+        card = self.card("whole", "--commands", self.path("whole.txt"))
+        self.assertIn("5,000 images of the training set that only the last run learned from.", card)
+        self.assertNotIn("kept out of", card)
 
     def test_refuses_half_of_what_is_compared(self):
         for options in (["--start", "s.pt"], ["--teacher", "t.pt"], []):

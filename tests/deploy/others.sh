@@ -16,7 +16,8 @@ lint() {
 }
 refuses_mistakes() {
   local wrong
-  for wrong in 's/"summary": "the page", "description": "[^"]*", //' 's/"operationId": "ping"/"operationId": "health"/' \
+  for wrong in 's/"summary": "the page", "description": "[^"]*", //' \
+    's/"operationId": "ping"/"operationId": "health"/' \
     's,#/components/schemas/Ping",#/components/schemas/Pong",'; do
     sed "$wrong" server/openapi.json >"$work/wrong.json"
     ! cmp -s server/openapi.json "$work/wrong.json" || { echo "changes nothing: $wrong"; return 1; }

@@ -222,6 +222,22 @@ class Program(unittest.TestCase):
                     replace(model, name, halut_like(module))
             self.agree(randomise(model, images, 3), images)
 
+    def test_is_content_with_odd_classifiers_and_names(self):
+        images = photos(8, 8, 1)
+        for weight, bias in ((0, 0), (0, 5), (1e-6, 5), (1, 1e9)):
+            model = nn.Sequential()
+            model.add_module("long" * 30, nn.Conv2d(3, 4, 3))
+            for name, layer in (("relu", nn.ReLU()), ("flat", nn.Flatten()), ("last", nn.Linear(144, 10))):
+                model.add_module(name, layer)
+            nn.init.constant_(model.last.weight, weight)
+            nn.init.constant_(model.last.bias, bias)
+            with self.subTest(weight=weight, bias=bias), train_support.folder() as folder:
+                path = os.path.join(folder, "m.safetensors")
+                exporter.export(model, path, [floats(images)], "m", list("abcdefghij"), ZERO, SCALE)
+                done = subprocess.run([train_support.PROGRAM, "check", path], text=True, stdout=subprocess.PIPE,
+                                      stderr=subprocess.STDOUT)
+                self.assertEqual(done.returncode, 0, done.stdout)
+
 
 class Plus(nn.Module):
     def forward(self, x):

@@ -13,7 +13,8 @@ mkdir -p "$out"
 for target in "$@"; do
   clang -std=c17 -O1 -g -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=undefined "tests/fuzz_$target.c" \
-    server/{base64,config,guard,image,json,multipart,number}.c models/{json_load,npy,safetensors}.c core/halut.c \
+    server/{base64,config,guard,image,json,multipart,number}.c \
+    models/{atomic_file,json_load,npy,safetensors}.c core/halut.c \
     -o "$out/fuzz_$target" -lm -ljansson -lspng -ljpeg -lz -lnettle
   mkdir -p "$out/found_$target"
   echo "$target: $seconds s"

@@ -128,17 +128,6 @@ static unsigned intake_judge(struct halut_intake *intake) {
                intake->lesson->name);
     return 409;
   }
-  const struct halut_entry *served =
-      halut_catalog_find(catalog, HALUT_PRODUCT, intake->lesson->name, 0, NULL);
-  if (served != NULL && (served->info->columns != intake->lesson->columns ||
-                         served->info->outputs != intake->lesson->outputs)) {
-    halut_fail(diag, HALUT_EINVALID, 0,
-               "name: \"%s\" has %u columns and %u outputs, these samples have %u and %u: another "
-               "version of it cannot; choose another name",
-               intake->lesson->name, served->info->columns, served->info->outputs,
-               intake->lesson->columns, intake->lesson->outputs);
-    return 409;
-  }
   if (catalog->count >= HALUT_CATALOG_MAX) {
     halut_fail(diag, HALUT_ELIMIT, 0, "%d models are being served, which is the most",
                HALUT_CATALOG_MAX);

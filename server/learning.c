@@ -361,7 +361,8 @@ void halut_learning_reloaded(struct halut_app *app, const char *why) {
   app->learning.loading = NULL;
   const struct halut_entry *entry =
       halut_catalog_find(app->catalog, HALUT_PRODUCT, task->name, task->result.version, NULL);
-  bool is_served = app->draining || (entry != NULL && strcmp(entry->file, task->result.file) == 0);
+  bool is_served =
+      app->draining || (entry != NULL && strcmp(entry->file, task->result.file) == 0);
   if (!is_served) { /* nor may it be in the way of the next start */
     snprintf(path, sizeof path, "%s/%s", app->config.models, task->result.file);
     unlink(path);

@@ -34,9 +34,8 @@ enum { REQUEST_READING, REQUEST_REFUSED, REQUEST_PARKED, REQUEST_READY, REQUEST_
 enum { HOLD_LINGERING, HOLD_HELD, HOLD_LOST };
 
 enum {
-  LOOKS_MAX = 8, /* of the daemon at a request that lingers */
-  EXCESS_MAX =
-      2, /* bytes of a head beside its headers: blanks; with any the connection is closed */
+  LOOKS_MAX = 8,         /* of the daemon at a request that lingers */
+  EXCESS_MAX = 2,        /* bytes of a head beside its headers; any ends the connection */
   DISCARD_MAX = 1 << 20, /* bytes of a refused body that are read and thrown away */
   BODY_FIRST = 4096      /* first allocation for a body of unknown length */
 };

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { CHECK_TESTS_MAX = 32, CK_ENV = 0 };
 
@@ -46,6 +47,7 @@ typedef Suite SRunner;
 #define ck_assert_uint_eq(left, right) ck_assert_msg((left) == (right), "differ")
 #define ck_assert_ptr_ne(left, right) ck_assert_msg((left) != (right), "equal")
 #define ck_assert_ptr_nonnull(pointer) ck_assert_msg((pointer), "NULL")
+#define ck_assert_str_eq(left, right) ck_assert_msg(strcmp((left), (right)) == 0, "differ")
 #define ck_assert_ptr_null(pointer) ck_assert_msg(!(pointer), "not NULL")
 
 static inline Suite *suite_create(const char *name) {

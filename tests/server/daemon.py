@@ -413,7 +413,8 @@ class Serving(unittest.TestCase):
 
 class Limits(unittest.TestCase):
     def test_a_full_queue_answers_503_and_loses_nothing(self):
-        daemon = Daemon("--queue-max", "2", "--workers", "1", "--batch-max", "1", "--cpu", "ref")
+        daemon = Daemon("--queue-max", "2", "--workers", "1", "--batch-max", "1", "--cpu", "ref",
+                        "--compute-timeout-ms", "200000")
         counts, lock = {}, threading.Lock()
 
         def client():

@@ -72,8 +72,8 @@ int halut_learned_write(const struct halut_learned *p, const char *path, const c
                                         {"halut.version", number},
                                         {"halut.columns", columns}};
   size_t keys = 5;
-  if (halut_learned_nmse(p) <=
-      (double)FLT_MAX) /* a NaN is not; of a constant target it says nothing */
+  /* Of a target that is all but constant it says nothing; a NaN is not less either. */
+  if (halut_learned_nmse(p) <= (double)FLT_MAX)
     metadata[keys++] = (struct halut_text_pair){"halut.nmse", nmse};
   if (description)
     metadata[keys++] = (struct halut_text_pair){"halut.description", description};

@@ -91,9 +91,15 @@ static bool is_planar(const struct halut_number_shape *shape, const struct halut
                               shape->dim[2] == info->height && shape->dim[3] == info->width);
 }
 
-static void planes_copy(struct halut_job *job, uint32_t row, const uint8_t *values) {
+/* The numbers of one picture of a list of that shape, which is planar or interleaved. */
+static void picture_copy(struct halut_job *job, uint32_t row,
+                         const struct halut_number_shape *shape, const uint8_t *values) {
   const struct halut_model_info *info = job->entry->info;
   size_t plane = (size_t)info->height * info->width;
+  if (is_planar(shape, info)) {
+    memcpy(image_at(job, row), values, job->entry->in_bytes);
+    return;
+  }
   for (size_t c = 0; c < info->channels; c++)
     for (size_t i = 0; i < plane; i++)
       image_at(job, row)[c * plane + i] = values[i * info->channels + c];
@@ -126,13 +132,9 @@ static bool numbers_read(struct halut_job *job, const struct halut_json_slice *s
     halut_job_fail(
         job, HALUT_ESHAPE, "%s: each must be flat or nested as %u x %u x %u or %u x %u x %u", name,
         info->channels, info->height, info->width, info->height, info->width, info->channels);
-  else if (halut_job_seat(job, (uint32_t)shape.dim[0])) {
-    if (is_planar(&shape, info))
-      memcpy(job->in, values, shape.count);
-    else
-      for (uint32_t row = 0; row < job->rows; row++)
-        planes_copy(job, row, values + row * each);
-  }
+  else if (halut_job_seat(job, (uint32_t)shape.dim[0]))
+    for (uint32_t row = 0; row < job->rows; row++)
+      picture_copy(job, row, &shape, values + row * each);
   free(values);
   return !job->failed;
 }
@@ -162,10 +164,8 @@ static bool picture_numbers_read(struct halut_job *job, const struct halut_json_
     halut_job_fail(
         job, HALUT_ESHAPE, "%simage: must be flat or nested as %u x %u x %u or %u x %u x %u", where,
         info->channels, info->height, info->width, info->height, info->width, info->channels);
-  else if (is_planar(&list, info))
-    memcpy(image_at(job, row), values, each);
   else
-    planes_copy(job, row, values);
+    picture_copy(job, row, &list, values);
   free(values);
   return !job->failed;
 }

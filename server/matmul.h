@@ -11,9 +11,7 @@
 /* True, having read it, if the body is an .npy array: then job->is_npy is set, and the job may have
  * failed. */
 bool halut_matmul_npy(struct halut_job *job);
-/* Rows of numbers, which the body calls `name`, a key of halut_json_open. The model has been
- * chosen.
- */
+/* Rows of numbers, which the body calls `name`, a key of halut_json_open. The model is chosen. */
 bool halut_matmul_rows(struct halut_job *job, const struct halut_json *json, const json_t *list,
                        const char *name);
 /* The reply is an .npy array. */

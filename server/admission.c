@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "../core/clock.h"
+#include "classify.h"
 #include "handlers.h"
 #include "inspect.h"
 
@@ -203,15 +204,25 @@ struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *req
   return job;
 }
 
+/* The model it will be for, as far as is known before the body is read: one in JSON may name
+ * another than the favourite. */
+static struct halut_entry *foreseen(const struct halut_job *job) {
+  const struct halut_request *request = job->request;
+  if (job->entry != NULL)
+    return job->entry;
+  bool may_name = job->boundary[0] == '\0' &&
+                  halut_classify_is_json(request->body, request->body_bytes);
+  return (may_name ? halut_catalog_only : halut_catalog_find)(job->catalog, job->kind,
+                                                              job->model_name, job->version, NULL);
+}
+
 void halut_job_submit(struct halut_app *app, struct halut_job *job) {
   uint64_t now = halut_clock_ns();
   job->item.lane = job->kind == HALUT_NETWORK ? HALUT_LANE_NETWORK : HALUT_LANE_PRODUCT;
   job->item.arrived_ns = now;
   job->item.deadline_ns = now + app->config.compute_timeout_ms * 1000000u;
   job->item.done = job_done;
-  struct halut_entry *entry = job->entry;
-  if (entry == NULL)
-    entry = halut_catalog_find(job->catalog, job->kind, job->model_name, job->version, NULL);
+  struct halut_entry *entry = foreseen(job);
   if (entry != NULL && !halut_job_count(job, entry)) {
     app->metrics.rejected_queue++;
     halut_request_error(job->request, 503, HALUT_JOB_CROWDED, entry->info->name,

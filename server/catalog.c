@@ -417,7 +417,30 @@ static void list_names(const struct halut_catalog *catalog, enum halut_kind kind
                                catalog->entries[i]->info->name);
 }
 
+static bool fits(const struct halut_model_info *info, enum halut_kind kind, const char *name,
+                 uint32_t version) {
+  return info->kind == kind && (name == NULL || strcmp(info->name, name) == 0) &&
+         (version == 0 || info->version == version);
+}
+
+/* The favourite, if it is such a model; else NULL, which is any. */
+static const char *favourite(const struct halut_catalog *catalog, enum halut_kind kind,
+                             uint32_t version) {
+  const char *name = catalog->options.favourite;
+  for (uint32_t i = 0; name != NULL && i < catalog->count; i++)
+    if (fits(catalog->entries[i]->info, kind, name, version))
+      return name;
+  return NULL;
+}
+
 struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum halut_kind kind,
+                                       const char *name, uint32_t version,
+                                       struct halut_diag *diag) {
+  return halut_catalog_only(catalog, kind,
+                            name != NULL ? name : favourite(catalog, kind, version), version, diag);
+}
+
+struct halut_entry *halut_catalog_only(const struct halut_catalog *catalog, enum halut_kind kind,
                                        const char *name, uint32_t version,
                                        struct halut_diag *diag) {
   struct halut_entry *best = NULL;
@@ -426,8 +449,7 @@ struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum
   for (uint32_t i = 0; i < catalog->count; i++) {
     struct halut_entry *entry = catalog->entries[i];
     const struct halut_model_info *info = entry->info;
-    if (info->kind != kind || (name != NULL && strcmp(info->name, name) != 0) ||
-        (version != 0 && info->version != version))
+    if (!fits(info, kind, name, version))
       continue;
     if (best != NULL && strcmp(best->info->name, info->name) != 0)
       is_ambiguous = true;

@@ -15,6 +15,7 @@ enum { HALUT_BACKENDS_OPEN_MAX = 2, HALUT_CATALOG_MAX = 64, HALUT_REPORT_MAX = 8
 
 struct halut_catalog_options {
   const char *directory; /* *.safetensors in it are served */
+  const char *favourite; /* answers where no model is named and there are several; or NULL */
   const char *cpu;       /* ceiling for the CPU backend, or NULL */
   const struct halut_backend_ops *backends[HALUT_BACKENDS_OPEN_MAX]; /* the first is the default */
   uint32_t backend_count, workers, batch_max;
@@ -81,9 +82,12 @@ const struct halut_note *halut_catalog_note(const struct halut_catalog *catalog,
 struct halut_catalog *halut_catalog_hold(struct halut_catalog *catalog);
 void halut_catalog_drop(struct halut_catalog *catalog); /* NULL is fine */
 
-/* The newest of that name, or with `version` that one; without a name, the only model of the kind.
- * NULL with a reason in *diag. */
+/* The newest of that name, or with `version` that one; without a name, the only model of the kind,
+ * or of several the favourite. NULL with a reason in *diag. */
 struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum halut_kind kind,
+                                       const char *name, uint32_t version, struct halut_diag *diag);
+/* The same without a favourite: what no name can mean another model than. */
+struct halut_entry *halut_catalog_only(const struct halut_catalog *catalog, enum halut_kind kind,
                                        const char *name, uint32_t version, struct halut_diag *diag);
 /* The newest of that name and any kind, or with `version` that one; NULL if there is none. */
 struct halut_entry *halut_catalog_named(const struct halut_catalog *catalog, const char *name,

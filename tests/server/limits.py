@@ -37,6 +37,14 @@ class Limits(unittest.TestCase):
         self.addCleanup(lambda: daemon.process.poll() is None and daemon.stop())
         return daemon
 
+    def start_twins(self, *options):
+        """Two networks that differ in name: the second is resnet9-cifar11."""
+        with tempfile.TemporaryDirectory() as folder:
+            twin = os.path.join(folder, "twin.safetensors")
+            with open(NETWORK, "rb") as file, open(twin, "wb") as copy:
+                copy.write(file.read().replace(b'"resnet9-cifar10"', b'"resnet9-cifar11"'))
+            return self.start(*options, models=(NETWORK, twin))
+
     def headers(self, daemon, count, size):
         """A request of `count` headers with `size` bytes in all of their names and values."""
         pairs = [("Host", "t")] + [(f"X-{i:04}", "v") for i in range(count - 2)]
@@ -195,11 +203,7 @@ class Limits(unittest.TestCase):
 
     def test_requests_that_name_their_model_in_the_body(self):
         """With two networks only a worker learns which is meant; what it then refuses is counted as well."""
-        with tempfile.TemporaryDirectory() as folder:
-            twin = os.path.join(folder, "twin.safetensors")
-            with open(NETWORK, "rb") as file, open(twin, "wb") as copy:
-                copy.write(file.read().replace(b'"resnet9-cifar10"', b'"resnet9-cifar11"'))
-            daemon = self.start("--model-queue-max", "1", "--workers", "1", "--cpu", "ref", models=(NETWORK, twin))
+        daemon = self.start_twins("--model-queue-max", "1", "--workers", "1", "--cpu", "ref", "--model-default", "none")
         picture = {"b64": base64.b64encode(PIXELS).decode()}
         body = json.dumps({"model": "resnet9-cifar10", "image": picture}).encode()
         request = b"POST /v1/classify HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -220,6 +224,38 @@ class Limits(unittest.TestCase):
             self.assertIn("model-queue-max", answer.error())
         self.assertEqual(gauge(daemon, "rejected_queue_full_total"), len(refused))
         self.assertEqual(daemon.ask("POST", "/v1/classify", body).status, 200)  # given back
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_requests_for_the_default_model_wait_in_its_queue_only(self):
+        daemon = self.start_twins("--model-queue-max", "1", "--workers", "1", "--cpu", "ref", "--batch-max", "1",
+                                  "--compute-timeout-ms", "200000", "--model-default", "resnet9-cifar11")
+        self.assertEqual(daemon.ask("POST", "/v1/classify", PIXELS).json()["model"], "resnet9-cifar11")
+        path, many, headers = slow_request(120)
+
+        def ask_for_many():
+            while daemon.ask("POST", path.replace("10", "11"), many, headers, 200).status == 503:
+                pass  # a small one was in its way
+
+        slow = threading.Thread(target=ask_for_many)
+        slow.start()
+        while daemon.ask("POST", "/v1/classify", PIXELS, timeout=200).status == 200:  # until it has come
+            self.assertTrue(slow.is_alive())
+        answer = daemon.ask("POST", "/v1/classify", PIXELS, timeout=200)
+        self.assertEqual(answer.status, 503, answer.body)
+        self.assertIn("resnet9-cifar11", answer.error())
+        self.assertIn("model-queue-max", answer.error())
+        picture = {"b64": base64.b64encode(PIXELS).decode()}
+        body = json.dumps({"model": "resnet9-cifar10", "image": picture}).encode()
+        answer = daemon.ask("POST", "/v1/classify", body, timeout=200)
+        self.assertEqual((answer.status, answer.json()["model"]), (200, "resnet9-cifar10"), answer.body)
+        slow.join()
+        self.assertEqual(daemon.stop(), 0)
+
+    def test_nobody_answers_without_a_name_for_several(self):
+        daemon = self.start_twins("--model-default", "other")
+        answer = daemon.ask("POST", "/v1/classify", PIXELS)
+        self.assertEqual((answer.status, answer.error()),
+                         (400, '"model" must say which one: resnet9-cifar10, resnet9-cifar11'))
         self.assertEqual(daemon.stop(), 0)
 
     def test_jobs_whose_client_has_left_are_dropped_and_counted(self):

@@ -15,16 +15,16 @@ import time
 import torch
 import torch.nn.functional as F
 
-from .convert import dense_matrix, halut_like, halut_resnet9, learn, replace, sample_rows
+from .convert import dense_matrix, halut_like, halut_network, learn, replace, sample_rows
 from .data import Batches, load
 from .fit import Recipe, Trainer, cosine, descent, groups, train, triangle
 from .layers import halut_layers
-from .net import LAYERS, ResNet9
+from .net import ResNet9
 from .report import machine, table
 from .run import command, load_state, logits, machine_options, prepare, recalibrate, save
 
 SIZES = {"width": 16, "top": 64}
-NAMES = [f"{name}.conv" for name in LAYERS]
+NAMES = [f"{name}.conv" for name in ResNet9.INNER]
 ROWS, POINTS, ROUNDS = 20000, 4000, 10  # of a layer's input; of them for k-means; of k-means
 BUCKETS = 1e12                          # so much ridge leaves the bucket means
 STATISTICS = 8                          # batches
@@ -176,7 +176,7 @@ class Study:
             model = converted(dense, TABLES[name], self.images, self.statistics, self.args.halut)
             self.keep(f"start{number}", measure(model, self.validation))
             save(path, {"model": model.state_dict()})
-        model = halut_resnet9(load_state(path)["model"], **SIZES)
+        model = halut_network(load_state(path)["model"], **SIZES)
         return model.to(self.device), self.results[f"start{number}"]
 
     def run(self):

@@ -10,11 +10,57 @@ import os
 import numpy as np
 import torch
 
+from .fit import TEMPERATURE
+from .networks import load_teacher
 from .run import logits
 
 SHIFTS = ((2, 2), (2, 2), (1, 3), (3, 1))  # of two views, mirrored by turns, and two more; the middle is (2, 2)
 
 LEAST = 1e-30  # of a share: its logarithm is a number
+
+
+def options(cli):
+    cli.add_argument("--teacher", nargs="+", help="default none: the labels alone; with --ask-once the mean of several")
+    cli.add_argument("--ask-once", action="store_true",
+                     help="ask the teacher about each image before the first epoch, not about each batch; the answers "
+                          "are kept in OUT.answers-TEMPERATURE.npz; the labels then are not smoothed")
+    cli.add_argument("--blends", action="store_true",
+                     help="with --ask-once: an epoch is twice as long and half of it are images with another one in "
+                          "them, which --seed chooses")
+    cli.add_argument("--distil", type=float, help="weight of the teacher's answer in the loss, default 0.9")
+    cli.add_argument("--temperature", type=float,
+                     help=f"of distillation, default {TEMPERATURE:g}: the lower, the more it is about the right class "
+                          "alone")
+
+
+def check_options(cli, args):
+    for option in ("distil", "temperature"):
+        if getattr(args, option) is not None and not args.teacher:
+            cli.error(f"--{option}: there is no --teacher to learn from")
+    args.distil = 0.9 if args.distil is None else args.distil
+    args.temperature = TEMPERATURE if args.temperature is None else args.temperature
+    if args.ask_once and not args.teacher:
+        cli.error("--ask-once: there is no --teacher to ask")
+    if not args.ask_once and args.blends:
+        cli.error("--blends: their answers come from --ask-once")
+    if not args.ask_once and args.teacher and len(args.teacher) > 1:
+        cli.error(f"--teacher: {len(args.teacher)} of them answer with --ask-once only")
+    if not 0 <= args.distil <= 1:
+        cli.error(f"--distil {args.distil:g}: a share from 0 to 1")
+    if not args.temperature > 0:
+        cli.error(f"--temperature {args.temperature:g}: must be above 0")
+
+
+def lesson(args, images, labels, device):
+    """What is to be learned, images and labels, or answers in their place; and the teacher that is to be asked about
+    each batch, None where all is asked."""
+    teachers = [load_teacher(path).to(device) for path in args.teacher or ()]
+    if not args.ask_once:
+        return images, labels, (teachers or [None])[0]
+    if args.blends:
+        images = np.concatenate([images, blends(images, args.seed)])
+    answers = ask_once(f"{args.out}.answers-{args.temperature:g}.npz", teachers, images, args.temperature)
+    return images, believe(answers, labels, args.distil, args.temperature), None
 
 
 def view(images, number):

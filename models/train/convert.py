@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from . import safetensors
 from .data import Batches, load, normalise, pictures
 from .layers import NEVER, HalutConv2d, HalutLinear, pair
-from .net import LAYERS, ResNet9
+from .net import ResNet9
+from .networks import network_of
 from .run import (accuracy, averaged, command, device_of, load_weights, machine_options, mixed, prepare, recalibrate,
                   save)
 
@@ -175,16 +176,21 @@ def untrained(model, names, codebooks=None):
     return model
 
 
-def halut_resnet9(state=None, **sizes):
-    """The converted network, untrained; or that of a checkpoint's weights, looked up where and in as many codebooks as
+def halut_network(state=None, network=ResNet9, **sizes):
+    """A converted network, untrained; or that of a checkpoint's weights, looked up where and in as many codebooks as
     they are."""
-    names = [f"{name}.conv" for name in ("conv1", *LAYERS) if f"{name}.conv.split" in state] if state else [
-        f"{name}.conv" for name in LAYERS]
-    codebooks = {name: len(state[f"{name}.split"]) for name in names} if state else None
-    model = untrained(ResNet9(**sizes), names, codebooks)
+    if state:
+        network = network_of(state)
+    names = [f"{name}.conv" for name in network.INNER]
+    codebooks = None
+    if state:
+        names = [f"{name}.conv" for name in (network.FIRST, *network.INNER) if f"{name}.conv.split" in state]
+        codebooks = {name: len(state[f"{name}.split"]) for name in names}
+    model = untrained(network(**sizes), names, codebooks)
     if state:
         load_weights(model, state)
-    model.conv1.to(memory_format=torch.channels_last)  # not the model: it would permute the tables
+    # Not the model: it would permute the tables.
+    model.get_submodule(network.FIRST).to(memory_format=torch.channels_last)
     return model
 
 
@@ -263,8 +269,8 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
 
 def layer_codebooks(text):
     name, _, count = text.partition("=")
-    if name not in LAYERS or not count.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER=N, with a layer of {', '.join(LAYERS)}")
+    if not name or not count.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER=N")
     return f"{name}.conv", int(count)
 
 
@@ -276,12 +282,16 @@ def main():
     cli.add_argument("--halut", default="halut", help="the program built by `make`")
     cli.add_argument("--images", type=int, default=6000)
     cli.add_argument("--codebooks", action="append", default=[], metavar="LAYER=N", type=layer_codebooks,
-                     help="of one layer, e.g. conv4=512; default one an input channel; may be repeated")
+                     help="of a layer, e.g. conv4=512; default one an input channel; may be repeated")
     machine_options(cli)
     args = cli.parse_args()
     device = prepare(args)
-    model = ResNet9().to(device, memory_format=torch.channels_last)
-    load_weights(model, averaged(args.teacher))
+    state = averaged(args.teacher)
+    network = network_of(state)
+    if not hasattr(network, "INNER"):
+        cli.error(f"--teacher: {args.teacher} is an {network.__name__}, which cannot be converted")
+    model = network().to(device, memory_format=torch.channels_last)
+    load_weights(model, state)
     train, validation = load(args.data, "train"), load(args.data, "validation")
     print(f"dense: validation {accuracy(model, *validation):.2f}")
 
@@ -289,7 +299,7 @@ def main():
         error = result.get("nmse")
         print(f"{name}: nmse {error}, validation {accuracy(model, *validation):.2f}", flush=True)
 
-    convert(model, train[0][:args.images], [f"{name}.conv" for name in LAYERS], args.halut,
+    convert(model, train[0][:args.images], [f"{name}.conv" for name in network.INNER], args.halut,
             dict(args.codebooks), batches=Batches(*train, 250, seed=1), report=report)
     save(args.out, {"model": model.state_dict()})
 

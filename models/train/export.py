@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import operator
+import os
 import re
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import safetensors
-from .convert import halut_resnet9
+from .convert import halut_network
 from .data import CLASSES, SCALE, ZERO, load, normalise
 from .layers import HalutConv2d, HalutLinear, halut_layers, pair
 from .run import command, device_of, machine_options, prepare, weights
@@ -634,16 +635,19 @@ def main():
     cli.add_argument("--data", required=True)
     cli.add_argument("--out", required=True)
     cli.add_argument("--images", type=int, default=2000, help="training images that calibrate the grids")
-    cli.add_argument("--description", default="ResNet-9 for CIFAR-10, all seven inner convolutions learned tables")
+    cli.add_argument("--name", help="of the model; default that of --out")
+    cli.add_argument("--description", help="default what network it is")
     machine_options(cli)
     args = cli.parse_args()
     device = prepare(args)
-    model = halut_resnet9(weights(args.start)).to(device)
+    model = halut_network(weights(args.start)).to(device)
     if not halut_layers(model):
         cli.error(f"--start: nothing in {args.start} is looked up: it is a dense network, which convert takes")
     images = load(args.data, "train")[0][:args.images]
     batches = [normalise(images[i:i + 250]) for i in range(0, len(images), 250)]
-    export(model, args.out, batches, "resnet9-cifar10", CLASSES, description=args.description)
+    name = args.name or os.path.splitext(os.path.basename(args.out))[0]
+    description = args.description or f"{model.TITLE}, its inner convolutions learned tables"
+    export(model, args.out, batches, name, CLASSES, description=description)
 
 
 if __name__ == "__main__":

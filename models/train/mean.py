@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from .convert import halut_resnet9
+from .convert import halut_network
 from .data import Batches, load
 from .run import accuracy, averaged, command, machine_options, prepare, recalibrate, save
 
@@ -47,7 +47,7 @@ def main():
     if len(shares) != len(args.of) or abs(sum(shares) - 1) > 1e-6:
         cli.error(f"--shares: {len(args.of)} numbers whose sum is 1")
     weights = mean([averaged(path) for path in args.of], shares)
-    model = halut_resnet9(weights).to(prepare(args))
+    model = halut_network(weights).to(prepare(args))
     recalibrate(model, Batches(*load(args.data, "train"), 250, seed=1), STATISTICS)
     print(f"validation {accuracy(model, *load(args.data, 'validation')):.2f}")
     state = model.cpu().state_dict()

@@ -5,8 +5,6 @@ import torch.nn.functional as F
 
 from . import norms
 
-LAYERS = ("conv2", "res1a", "res1b", "conv3", "conv4", "res2a", "res2b")  # replaced by Halut, in order
-
 
 class Block(nn.Module):
     """3x3 convolution, batch norm, ReLU and, if `pool`, a 2x2 max-pool."""
@@ -26,6 +24,11 @@ class Block(nn.Module):
 
 
 class ResNet9(nn.Module):
+    TITLE = "ResNet-9 for CIFAR-10"
+    SIGN = "res1a.bn.weight"  # a weight that no other network has
+    FIRST = "conv1"           # stays dense
+    INNER = ("conv2", "res1a", "res1b", "conv3", "conv4", "res2a", "res2b")  # replaced by Halut, in order
+
     def __init__(self, width=64, top=256, classes=10):
         super().__init__()
         w = width

@@ -18,7 +18,7 @@ from . import safetensors
 from .convert import ROWS_MIN, ROWS_PER_PROTOTYPE, halut_like, layer_codebooks, learn, replace, sample_rows
 from .data import SCALE, ZERO, Batches, load
 from .layers import NEVER, HalutConv2d
-from .net import LAYERS, ResNet9
+from .net import ResNet9
 from .run import accuracy, command, machine_options, prepare, save
 
 STEP = 1 / 64
@@ -85,7 +85,7 @@ def reopen(path, batches):
     tensors, metadata = safetensors.read(path)
     sizes = [len(tensors[f"{name}.bias"]) for name in ("conv1_conv", "conv4_conv", "classifier")]
     model = ResNet9(*sizes).eval()
-    for number, part in enumerate(("conv1",) + LAYERS):
+    for number, part in enumerate((ResNet9.FIRST, *ResNet9.INNER)):
         block, name = model.get_submodule(part), f"{part}_conv"
         if f"{name}.table" in tensors:
             take_looked_up(block, tensors, name)
@@ -146,6 +146,8 @@ def main():
     validation = load(args.data, "validation")
     print(f"validation {accuracy(model, *validation):.2f}")
     for name, codebooks in args.codebooks:
+        if name.removesuffix(".conv") not in model.INNER:
+            cli.error(f"--codebooks: {args.model} has no {name.removesuffix('.conv')}")
         if not isinstance(model.get_submodule(name), HalutConv2d):
             cli.error(f"--codebooks: {name} of {args.model} is not looked up")
         result = learn_again(model, name, codebooks, load(args.data, "train")[0][:args.images], args.halut)

@@ -22,23 +22,23 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import safetensors
-from .convert import halut_resnet9
+from .convert import halut_network
 from .data import CLASSES, load, normalise
-from .net import LAYERS, ResNet9
+from .networks import load_teacher, network_of
 from .run import command, device_of, logits, machine_options, prepare, weights
-from .teacher import load_teacher
 
 BINS = 15
 ERROR_IMAGES = 64  # that the error of the layers is measured on, from the validation split
 
 
-def of_same_shape(teacher):
-    """Whether its layers can be held against those of the network that was converted from it."""
-    return isinstance(teacher, ResNet9)
+def of_same_shape(teacher, path):
+    """Whether its layers can be held against those of the network that was converted from it, whose weights are
+    there."""
+    return teacher is not None and type(teacher) is network_of(weights(path))
 
 
 def load_converted(path, device):
-    return halut_resnet9(weights(path)).eval().to(device)
+    return halut_network(weights(path)).eval().to(device)
 
 
 # Accuracy.
@@ -101,7 +101,7 @@ def layer_errors(model, dense, images):
     dense convolution over the variance of the latter; and the same after the best scale and offset a channel,
     which the batch norm behind it can give."""
     errors = {}
-    for name in LAYERS:
+    for name in dense.INNER:
         layer, wanted = getattr(model, name).conv, getattr(dense, name).conv
         seen = {}
         hook = layer.register_forward_hook(lambda _, args, y: seen.update(x=args[0], y=y))
@@ -171,10 +171,10 @@ def plots(stem, logs, bins, error, errors):
 
     before, after = errors
     figure, axis = plt.subplots(figsize=(6.5, 3.2))
-    place = np.arange(len(LAYERS))
-    axis.bar(place - 0.2, [before[n][1] for n in LAYERS], 0.4, label="as converted")
-    axis.bar(place + 0.2, [after[n][1] for n in LAYERS], 0.4, label="fine-tuned")
-    axis.set_xticks(place, LAYERS)
+    place = np.arange(len(before))
+    axis.bar(place - 0.2, [error for _, error in before.values()], 0.4, label="as converted")
+    axis.bar(place + 0.2, [error for _, error in after.values()], 0.4, label="fine-tuned")
+    axis.set_xticks(place, before)
     axis.set_ylabel("error (NMSE), scaled a channel")
     axis.legend(fontsize=8)
     finish(plt, figure, stem + "-layers.png")
@@ -219,9 +219,9 @@ def accuracy_rows(args, teacher, device, images, labels, train):
     truth = torch.from_numpy(labels)
     rows = []
     if teacher is not None:
-        kind = "dense teacher" if of_same_shape(teacher) else f"{type(teacher).__name__}, the teacher"
+        kind = "dense teacher" if of_same_shape(teacher, args.halut) else f"{type(teacher).__name__}, the teacher"
         rows.append((f"{kind}, float", "PyTorch", *score(logits(teacher, images), truth)))
-    if of_same_shape(teacher):
+    if of_same_shape(teacher, args.halut):
         rows.append(("dense teacher, int8 weights and u8 maps", "PyTorch, simulated",
                      *score(logits(dense_int8(copy.deepcopy(teacher), train[:250]), images), truth)))
     values = logits(load_converted(args.halut, device), images)
@@ -233,6 +233,7 @@ def accuracy_rows(args, teacher, device, images, labels, train):
 
 
 def commands(args, stages):
+    name = os.path.basename(args.model)
     lines = ["export PYTHONPATH=models  # in the repository's top folder, after `make`"]
     if stages:
         with open(stages) as file:
@@ -242,8 +243,7 @@ def commands(args, stages):
                   "python3 -m train.convert --teacher teacher.pt --data DIR --halut build/halut --out start.pt",
                   "python3 -m train.finetune --teacher teacher.pt --start start.pt --data DIR --out halut.pt "
                   f"--epochs {len(read_log(args.logs[-1]))}",
-                  "python3 -m train.export --start halut.pt --data DIR --out models/resnet9-cifar10.safetensors"]
-    name = os.path.basename(args.model)
+                  f"python3 -m train.export --start halut.pt --data DIR --out models/{name}"]
     known = " ".join(f"--{key} {os.path.basename(getattr(args, key))}" for key in
                      ("teacher", "start", "halut", "commands", "extra") if getattr(args, key))
     lines += [f"python3 -m train.report {known} --model models/{name} --data DIR --program build/halut "
@@ -266,7 +266,7 @@ def error_section(name, errors):
     if errors is None:
         return ""
     before, after = errors
-    rows = [(n, *(f"{v:.3f}" for v in (*before[n], *after[n]))) for n in LAYERS]
+    rows = [(n, *(f"{v:.3f}" for v in (*before[n], *after[n]))) for n in before]
     return f"""## Error of each layer
 
 Squared error of the layer's output against the teacher's convolution on the same inputs, over the variance of the
@@ -296,9 +296,9 @@ def card(args, stem, rows, served, bins, error, errors, logs):
 
 Written by `python3 -m train.report`; do not edit. Tensors SHA-256 `{served['sha256']}`.
 
-ResNet-9 for CIFAR-10 whose inner convolutions are looked up: a 4-level tree a codebook, 16 prototypes, int8 tables,
-u8 maps, whole numbers from the pixels to the logits. All figures are of the test split ({served['images']} images),
-on which nothing was chosen; {choices(args)}.
+{network_of(weights(args.halut)).TITLE}; its inner convolutions are looked up: a 4-level tree a codebook, 16
+prototypes, int8 tables, u8 maps, whole numbers from the pixels to the logits. All figures are of the test split
+({served['images']} images), on which nothing was chosen; {choices(args)}.
 
 ## Accuracy
 
@@ -372,13 +372,13 @@ def main():
         images, labels = images[:args.limit], labels[:args.limit]
     logs = [(os.path.basename(path).replace(".pt.csv", ""), read_log(path)) for path in args.logs]
     teacher = load_teacher(args.teacher).eval().to(device) if args.teacher else None
-    if not args.commands and not of_same_shape(teacher):
+    if not args.commands and not of_same_shape(teacher, args.halut):
         raise SystemExit(f"{args.teacher} has another shape: the usual commands are not what was run: give --commands")
     rows, values, served = accuracy_rows(args, teacher, device, images, labels, load(args.data, "train")[0])
     bins, error = calibration(values, torch.from_numpy(labels))
     few = load(args.data, "validation")[0][:ERROR_IMAGES]
     errors = None
-    if args.start and of_same_shape(teacher):
+    if args.start and of_same_shape(teacher, args.halut):
         errors = [layer_errors(load_converted(path, device), teacher, few) for path in (args.start, args.halut)]
     out = args.out or os.path.splitext(args.model)[0] + ".md"
     stem = os.path.splitext(out)[0]

@@ -13,9 +13,9 @@ import train_support
 
 torch = train_support.need_torch()
 from train import ablate  # noqa: E402
-from train.convert import dense_matrix, halut_like, halut_resnet9  # noqa: E402
+from train.convert import dense_matrix, halut_like, halut_network  # noqa: E402
 from train.fit import Recipe  # noqa: E402
-from train.net import LAYERS, ResNet9  # noqa: E402
+from train.net import ResNet9  # noqa: E402
 
 
 class Tables(unittest.TestCase):
@@ -47,11 +47,11 @@ class Tables(unittest.TestCase):
 class Study(unittest.TestCase):
     def test_frozen_surrogate_is_the_dense_convolution(self):
         sizes = {"width": 2, "top": 4}
-        dense, model = ResNet9(**sizes), halut_resnet9(**sizes)
+        dense, model = ResNet9(**sizes), halut_network(**sizes)
         trainer = ablate.DenseSurrogate(model, Recipe(1, 1e-3, distil=0.9), 1, dense)
         model.train()
         trainer.refresh(torch.randn(2, 3, 32, 32))
-        for name in LAYERS:
+        for name in ResNet9.INNER:
             self.assertTrue(getattr(model, name).conv.linear)
             self.assertTrue(torch.equal(getattr(model, name).conv.surrogate, getattr(dense, name).conv.weight))
 

@@ -16,43 +16,53 @@ import numpy as np
 import train_support
 
 torch = train_support.need_torch()
-from train import answers, data, export, finetune, mean, run, teacher  # noqa: E402
-from train.airbench import FILTERS, Airbench  # noqa: E402
-from train.convert import halut_resnet9, layer_codebooks, untrained  # noqa: E402
+from train import answers, convert, data, export, finetune, mean, run, teacher  # noqa: E402
+from train.airbench import FILTERS, Airbench, AirbenchReLU  # noqa: E402
+from train.convert import halut_network, layer_codebooks, untrained  # noqa: E402
 from train.data import normalise  # noqa: E402
 from train.layers import halut_layers  # noqa: E402
-from train.net import LAYERS, ResNet9  # noqa: E402
-from train.teacher import keep, load_teacher  # noqa: E402
+from train.net import ResNet9  # noqa: E402
+from train.networks import keep, load_teacher  # noqa: E402
 
 SIZES = {"width": 4, "top": 16}
 
 
 class Shape(unittest.TestCase):
     def test_is_one_codebook_a_channel_where_nothing_says_otherwise(self):
-        layers = halut_layers(halut_resnet9(**SIZES))
+        layers = halut_layers(halut_network(**SIZES))
         self.assertEqual([layer.codebooks for layer in layers], [layer.in_channels for layer in layers])
 
     def test_is_read_from_the_weights(self):
-        names = [f"{name}.conv" for name in LAYERS]
+        names = [f"{name}.conv" for name in ResNet9.INNER]
         model = untrained(ResNet9(**SIZES), names, {"conv4.conv": 32, "res2a.conv": 20})
         for layer in halut_layers(model):
             layer.set_rows(torch.randn(layer.codebooks, 16, layer.out_channels))
-        again = halut_resnet9(model.state_dict(), **SIZES)
+        again = halut_network(model.state_dict(), **SIZES)
         self.assertEqual([layer.codebooks for layer in halut_layers(again)], [4, 8, 8, 8, 32, 20, 16])
         x = torch.randn(2, 3, 32, 32)
         self.assertTrue(torch.equal(model.eval()(x), again.eval()(x)))
 
     def test_option_names_a_layer_and_a_number(self):
         self.assertEqual(layer_codebooks("conv4=512"), ("conv4.conv", 512))
-        for text in ("conv4", "conv4=", "conv4=-1", "conv1=9", "fc=9", "=9"):
-            told = f"^'{text}' is not LAYER=N, with a layer of conv2, "
-            with self.assertRaisesRegex(argparse.ArgumentTypeError, told):
+        for text in ("conv4", "conv4=", "conv4=-1", "=9"):
+            with self.assertRaisesRegex(argparse.ArgumentTypeError, f"^'{text}' is not LAYER=N$"):
                 layer_codebooks(text)
+
+
+    def test_of_the_other_network_is_read_from_its_weights_too(self):
+        model = untrained(AirbenchReLU(), [f"{name}.conv" for name in AirbenchReLU.INNER], {"conv2.conv": 192})
+        again = halut_network(model.state_dict())
+        self.assertIsInstance(again, AirbenchReLU)
+        self.assertEqual([layer.codebooks for layer in halut_layers(again)], [24, 192, 64, 256, 256, 256])
+        x = torch.randn(2, 3, 32, 32)
+        self.assertTrue(torch.equal(model.eval()(x), again.eval()(x)))
+        with self.assertRaisesRegex(ValueError, "^weights of none of these networks: resnet9, airbench, airbench-relu"):
+            halut_network({"a.weight": x})
 
 
 class Means(unittest.TestCase):
     def states(self, count):
-        models = [halut_resnet9(**SIZES) for _ in range(count)]
+        models = [halut_network(**SIZES) for _ in range(count)]
         for layer in (layer for model in models for layer in halut_layers(model)):
             layer.set_rows(torch.randn(layer.codebooks, 16, layer.out_channels))
         return [model.state_dict() for model in models]
@@ -63,7 +73,7 @@ class Means(unittest.TestCase):
         self.assertEqual(set(result), set(one))
         for name in ("conv3.conv.table", "conv1.conv.weight", "res1a.bn.weight", "fc.bias"):
             self.assertTrue(torch.allclose(result[name], 0.25 * one[name] + 0.75 * other[name]), name)
-        halut_resnet9(result, **SIZES)
+        halut_network(result, **SIZES)
 
     def test_are_not_of_other_trees(self):
         one, other = self.states(2)
@@ -87,9 +97,9 @@ class Means(unittest.TestCase):
             for path, state in zip(paths, states):
                 torch.save({"average": state}, path)
             command = ["mean", "--of", *paths[:2], "--data", "none", "--out", paths[2]]
-            pictures, small = train_support.gratings(250, 4), functools.partial(halut_resnet9, **SIZES)
+            pictures, small = train_support.gratings(250, 4), functools.partial(halut_network, **SIZES)
             with mock.patch.object(sys, "argv", command), mock.patch.object(mean, "load", lambda *_: pictures), \
-                    mock.patch.object(mean, "halut_resnet9", small):
+                    mock.patch.object(mean, "halut_network", small):
                 mean.main()
             middle = torch.load(paths[2])["average"]
             self.assertTrue(torch.allclose(middle["conv3.conv.table"], sum(s["conv3.conv.table"] for s in states) / 2))
@@ -143,7 +153,7 @@ class FinetuneOptions(unittest.TestCase):
                 part = slice(10 * i, 10 * (i + 1))
                 train_support.write_batch(os.path.join(folder, f"data_batch_{i + 1}.bin"), images[part], labels[part])
             start = os.path.join(folder, "start.pt")
-            torch.save({"model": halut_resnet9().state_dict()}, start)
+            torch.save({"model": halut_network().state_dict()}, start)
             for options, learned in (((), 30), (("--whole",), 50)):
                 command = ["finetune", "--start", start, "--data", folder, "--out", "none", "--batch", "10", *options]
                 with mock.patch.object(sys, "argv", command), mock.patch.object(finetune, "train") as train:
@@ -266,7 +276,7 @@ class Teachers(unittest.TestCase):
         x = torch.randn(2, 3, 32, 32)
         with train_support.folder() as folder:
             path, kept = os.path.join(folder, "teacher.pt"), os.path.join(folder, "kept.safetensors")
-            for model in (ResNet9(), Airbench()):
+            for model in (ResNet9(), Airbench(), AirbenchReLU()):
                 torch.save({"average": model.state_dict()}, path)
                 y = model.eval()(x)
                 self.assertTrue(torch.allclose(load_teacher(path).eval()(x), y, atol=1e-5))
@@ -284,6 +294,49 @@ class Teachers(unittest.TestCase):
             model.conv1.bn.running_var.fill_(1e6)
             with self.assertRaisesRegex(SystemExit, "conv1.bn.running_var does not fit into float16"):
                 keep(model, path)
+
+    def test_with_relu_begin_as_those_with_gelu(self):
+        model, images = Airbench(), train_support.gratings(400, 3)[0]
+        for name, value in model.named_parameters():  # what training may leave, but for gains below zero
+            if ".bn" in name:
+                value.data.uniform_(0.5, 1.5)
+        run.recalibrate(model, data.Batches(images, np.zeros(400, int), 100), 4)
+        with mock.patch("torch.nn.functional.gelu", torch.relu):
+            other, x = AirbenchReLU.of(model, normalise(images[:100])), normalise(images[100:150])
+            self.assertTrue(torch.allclose(model.eval()(x), other.eval()(x), atol=1e-4))
+        self.assertEqual([block.pool for block in (other.conv1, other.conv2, other.conv5)], [True, False, True])
+
+    def test_of_another_shape_cannot_be_converted(self):
+        with train_support.folder() as folder:
+            path = os.path.join(folder, "teacher.pt")
+            torch.save({"average": Airbench().state_dict()}, path)
+            with mock.patch.object(sys, "argv", ["convert", "--teacher", path, "--data", "none", "--out", "none"]), \
+                    mock.patch("sys.stderr", io.StringIO()) as errors, self.assertRaises(SystemExit):
+                convert.main()
+            self.assertIn(f"error: --teacher: {path} is an Airbench, which cannot be converted\n", errors.getvalue())
+
+    def test_learn_from_others_themselves(self):
+        images, labels = train_support.gratings(60, 5)
+        with train_support.folder() as folder, mock.patch.object(data, "VALIDATION", 20):
+            for i in range(5):
+                part = slice(12 * i, 12 * (i + 1))
+                train_support.write_batch(os.path.join(folder, f"data_batch_{i + 1}.bin"), images[part], labels[part])
+            path, out = os.path.join(folder, "a.pt"), os.path.join(folder, "b.pt")
+            torch.save({"average": Airbench().state_dict()}, path)
+            command = ["teacher", "--network", "airbench-relu", "--start", path, "--data", folder, "--out", out,
+                       "--batch", "10", "--teacher", path, "--ask-once", "--blends"]
+            with mock.patch.object(sys, "argv", command), mock.patch.object(teacher, "train") as train:
+                train.return_value = (None, None)
+                teacher.main()
+            model, batches, _, _, recipe, asked = train.call_args.args
+            self.assertIsInstance(model, AirbenchReLU)
+            self.assertEqual(tuple(batches.labels.shape), (80, 10))
+            self.assertEqual((recipe.distil, asked), (0.9, None))
+            self.assertTrue(os.path.exists(out + ".answers-2.npz"))
+            with mock.patch.object(sys, "argv", [*command[:1], "--network", "resnet9", *command[3:]]), \
+                    mock.patch("sys.stderr", io.StringIO()) as errors, self.assertRaises(SystemExit):
+                teacher.main()
+            self.assertIn(f"error: --network: {path} is no resnet9\n", errors.getvalue())
 
     def test_whitening_leaves_noise_of_power_one(self):
         model, x = Airbench(), normalise(train_support.gratings(200, 3)[0])

@@ -10,11 +10,11 @@ import train_support
 torch = train_support.need_torch()
 import numpy as np  # noqa: E402
 import reference  # noqa: E402
-from train.convert import halut_like, halut_resnet9, replace  # noqa: E402
+from train.convert import halut_like, halut_network, replace  # noqa: E402
 from train.data import CLASSES, normalise  # noqa: E402
 from train.export import export  # noqa: E402
 from train.layers import HalutConv2d, halut_layers  # noqa: E402
-from train.net import LAYERS, ResNet9  # noqa: E402
+from train.net import ResNet9  # noqa: E402
 from train.reopen import HALF, STEP, learn_again, outputs_of, reopen  # noqa: E402
 
 DENSE = "res1b"  # is kept dense, to be reopened as well
@@ -26,7 +26,7 @@ def served(path):
     images, _ = train_support.gratings(64, 3)
     model = ResNet9(width=4, top=16)
     with torch.no_grad():
-        for name in LAYERS:
+        for name in ResNet9.INNER:
             if name != DENSE:
                 layer = halut_like(model.get_submodule(f"{name}.conv"))
                 edges = layer.ranges()
@@ -84,7 +84,7 @@ class Reopened(unittest.TestCase):
     def test_has_the_served_trees_and_sums_of_variance_1(self):
         tensors, _ = reference.load(self.path)
         sizes = {"width": self.model.conv1.conv.out_channels, "top": self.model.fc.in_features}
-        again = halut_resnet9(self.model.state_dict(), **sizes).eval()  # as finetune has it
+        again = halut_network(self.model.state_dict(), **sizes).eval()  # as finetune has it
         x = normalise(self.images)
         self.assertLess((again(x) - self.model(x)).abs().max().item(), 1e-4)
         self.assertNotIsInstance(self.model.get_submodule(f"{DENSE}.conv"), HalutConv2d)

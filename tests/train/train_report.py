@@ -18,7 +18,7 @@ except ImportError as missing:
     sys.exit(77)
 from train import report  # noqa: E402
 from train.airbench import Airbench  # noqa: E402
-from train.convert import halut_resnet9  # noqa: E402
+from train.convert import halut_network  # noqa: E402
 from train.data import CLASSES, normalise  # noqa: E402
 from train.export import export  # noqa: E402
 from train.net import ResNet9  # noqa: E402
@@ -33,8 +33,8 @@ class Card(unittest.TestCase):
         train_support.write_batch(cls.path("test_batch.bin"), *train_support.gratings(TEST, 1))
         for i in range(1, 6):
             train_support.write_batch(cls.path(f"data_batch_{i}.bin"), *train_support.gratings(TRAIN, 1 + i))
-        model = halut_resnet9()
-        for layer in report.LAYERS:
+        model = halut_network()
+        for layer in ResNet9.INNER:
             table = getattr(model, layer).conv.table
             torch.nn.init.normal_(table, std=0.1)
         torch.save({"average": ResNet9().state_dict()}, cls.path("teacher.pt"))

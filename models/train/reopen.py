@@ -1,4 +1,4 @@
-"""Makes a checkpoint of a served ResNet-9, for `finetune` to go on from where the training's own is gone.
+"""Makes a checkpoint of a served network of ours, for `finetune` to go on from where the training's own is gone.
 
     python3 -m train.reopen --model resnet9-cifar10.safetensors --data cifar-10-batches-bin --out start.pt
 
@@ -18,6 +18,7 @@ from . import safetensors
 from .convert import ROWS_MIN, ROWS_PER_PROTOTYPE, halut_like, layer_codebooks, learn, replace, sample_rows
 from .data import SCALE, ZERO, Batches, load
 from .layers import NEVER, HalutConv2d
+from .airbench import AirbenchReLU
 from .net import ResNet9
 from .run import accuracy, command, machine_options, prepare, save
 
@@ -39,6 +40,15 @@ def take_looked_up(block, tensors, name):
     layer.threshold.data[:, 1:] = thresholds(tensors[f"{name}.threshold"])[:, 1:]
     layer.set_rows(torch.from_numpy(tensors[f"{name}.table"].astype(np.float32)).permute(1, 2, 0))
     block.conv = layer
+
+
+def take_first(layer, tensors, name):
+    """A first convolution without a batch norm does itself what requantisation does."""
+    gain = torch.from_numpy(tensors[f"{name}.scale"].astype(np.float64)) / 65536
+    weight = torch.from_numpy(tensors[f"{name}.weight"].astype(np.float64))
+    bias = torch.from_numpy(tensors[f"{name}.bias"].astype(np.float64)) + zero_sums(tensors, name, ZERO)
+    layer.weight.copy_(STEP * SCALE * gain.view(-1, 1, 1, 1) * weight)
+    layer.bias.copy_(STEP * (gain * bias - HALF))
 
 
 def take_dense(block, tensors, name, step):
@@ -79,23 +89,37 @@ def scale_parameters(layer, factor):
         layer.weight.mul_(factor.float().view(-1, 1, 1, 1))
 
 
+def shaped(tensors):
+    """Our network of these shapes, untrained."""
+    def outputs(*names):
+        return [len(tensors[f"{name}.bias"]) for name in names]
+
+    if "whiten.bias" in tensors:
+        return AirbenchReLU(*outputs("classifier"), widths=outputs("conv1_conv", "conv3_conv", "conv5_conv"))
+    return ResNet9(*outputs("conv1_conv", "conv4_conv", "classifier"))
+
+
 @torch.no_grad()
 def reopen(path, batches):
-    """The float network of a served ResNet-9. batches: what batch norm is measured on, a list of float images."""
+    """The float network of a served one. batches: what batch norm is measured on, a list of float images."""
     tensors, metadata = safetensors.read(path)
-    sizes = [len(tensors[f"{name}.bias"]) for name in ("conv1_conv", "conv4_conv", "classifier")]
-    model = ResNet9(*sizes).eval()
-    for number, part in enumerate((ResNet9.FIRST, *ResNet9.INNER)):
+    model = shaped(tensors).eval()
+    parts = {name: 0 for name in model.INNER}
+    if isinstance(model, AirbenchReLU):
+        take_first(model.whiten, tensors, "whiten")
+    else:  # of the pixels a network subtracts nothing: what they are above zero went into the bias
+        parts = {model.FIRST: zero_sums(tensors, f"{model.FIRST}_conv", ZERO), **parts}
+    for part, constant in parts.items():
         block, name = model.get_submodule(part), f"{part}_conv"
         if f"{name}.table" in tensors:
             take_looked_up(block, tensors, name)
         else:
-            take_dense(block, tensors, name, STEP if number else 1 / SCALE)
-        # Of the pixels a network subtracts nothing: what they are above zero went into the bias.
-        take_norm(model, block, tensors, name, 0 if number else zero_sums(tensors, name, ZERO), batches)
+            take_dense(block, tensors, name, 1 / SCALE if part == model.FIRST else STEP)
+        take_norm(model, block, tensors, name, constant, batches)
     scale = float(metadata["halut.logit_scale"]) / model.logit_scale
     model.fc.weight.copy_(torch.from_numpy(tensors["classifier.weight"].astype(np.float32)) * scale / STEP)
-    model.fc.bias.copy_(torch.from_numpy(tensors["classifier.bias"].astype(np.float32)) * scale)
+    if model.fc.bias is not None:
+        model.fc.bias.copy_(torch.from_numpy(tensors["classifier.bias"].astype(np.float32)) * scale)
     return model
 
 

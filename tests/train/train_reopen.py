@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# test: a served ResNet-9 made a float network again, and a layer of it learned in fewer codebooks
+# test: served networks made float networks again, and a layer of it learned in fewer codebooks
 # timeout: 200
 # tier: full
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
@@ -10,6 +10,7 @@ import train_support
 torch = train_support.need_torch()
 import numpy as np  # noqa: E402
 import reference  # noqa: E402
+from train.airbench import AirbenchReLU  # noqa: E402
 from train.convert import halut_like, halut_network, replace  # noqa: E402
 from train.data import CLASSES, normalise  # noqa: E402
 from train.export import export  # noqa: E402
@@ -20,13 +21,12 @@ from train.reopen import HALF, STEP, learn_again, outputs_of, reopen  # noqa: E4
 DENSE = "res1b"  # is kept dense, to be reopened as well
 
 
-def served(path):
-    """A small ResNet-9 of random trees and tables, with its norms measured, as `path`. Returns the pictures."""
+def served(path, model):
+    """That of random trees and tables, with its norms measured, as `path`. Returns the pictures."""
     rng = np.random.default_rng(5)
     images, _ = train_support.gratings(64, 3)
-    model = ResNet9(width=4, top=16)
     with torch.no_grad():
-        for name in ResNet9.INNER:
+        for name in model.INNER:
             if name != DENSE:
                 layer = halut_like(model.get_submodule(f"{name}.conv"))
                 edges = layer.ranges()
@@ -58,11 +58,22 @@ class Reopened(unittest.TestCase):
         folder = train_support.folder()
         self.addCleanup(folder.cleanup)
         self.path = f"{folder.name}/small.safetensors"
-        self.images = served(self.path)
+        self.images = served(self.path, ResNet9(width=4, top=16))
         self.model = reopen(self.path, [normalise(self.images[:32]), normalise(self.images[32:])])
 
     def test_answers_as_the_served_file(self):
         same, error = agreement(self.model, self.path, self.images)
+        print(f"same answer {same:.2f}, error {error:.3f} of the logits' spread")
+        self.assertGreaterEqual(same, 0.9)
+        self.assertLess(error, 0.25)
+
+    def test_with_whitening_answers_as_the_served_file(self):
+        model = AirbenchReLU(widths=(8, 12, 16))
+        model.look(normalise(train_support.gratings(64, 3)[0]))
+        images = served(self.path, model)
+        again = reopen(self.path, [normalise(images)])
+        self.assertIsInstance(again, AirbenchReLU)
+        same, error = agreement(again, self.path, images)
         print(f"same answer {same:.2f}, error {error:.3f} of the logits' spread")
         self.assertGreaterEqual(same, 0.9)
         self.assertLess(error, 0.25)

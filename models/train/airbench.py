@@ -16,9 +16,9 @@ WIDTHS = (64, 256, 256)
 class Whitened(nn.Module):
     """What both have: the first layer, the classifier, and how they begin."""
 
-    def __init__(self, outputs, classes):
+    def __init__(self, outputs, classes, first):
         super().__init__()
-        self.whiten = nn.Conv2d(3, FILTERS, 2)
+        self.whiten = first
         self.whiten.weight.requires_grad_(False)
         self.fc = nn.Linear(outputs, classes, bias=False)
         self.logit_scale = 1 / 9
@@ -34,8 +34,14 @@ class Whitened(nn.Module):
         patches = x.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / torch.sqrt(values + least)).T.reshape(-1, 3, 2, 2)
-        self.whiten.weight.copy_(torch.cat([filters, -filters]))
-        self.whiten.bias.zero_()
+        self.filter_with(torch.cat([filters, -filters]), torch.zeros(FILTERS))
+
+    @torch.no_grad()
+    def filter_with(self, filters, bias):
+        """filters [FILTERS][3][2][2]: what a larger window has besides is zero."""
+        self.whiten.weight.zero_()
+        self.whiten.weight[:, :, -2:, -2:] = filters
+        self.whiten.bias.copy_(bias)
 
     def classify(self, x):
         return self.fc(F.adaptive_max_pool2d(x, 1).flatten(1)) * self.logit_scale
@@ -60,7 +66,7 @@ class Airbench(Whitened):
     SIGN = "groups.0.bn1.weight"  # a weight that no other network has
 
     def __init__(self, classes=10):
-        super().__init__(WIDTHS[-1], classes)
+        super().__init__(WIDTHS[-1], classes, nn.Conv2d(3, FILTERS, 2))
         sizes = (FILTERS, *WIDTHS)
         self.groups = nn.Sequential(*(Group(*pair) for pair in zip(sizes, WIDTHS)))
         self.start_as_identity()
@@ -70,14 +76,15 @@ class Airbench(Whitened):
 
 
 class AirbenchReLU(Whitened):
-    """The same with ReLU, which has an integer form and leaves maps that can be padded, and pooled behind it."""
+    """The same with ReLU, which has an integer form and leaves maps that can be padded, and pooled behind it. The first
+    layer is padded too, so that maps are 32, 16, 8 and 4 wide: each pool takes all of one."""
     TITLE = "Airbench with ReLU for CIFAR-10"
     SIGN = "conv6.bn.weight"
     FIRST = "whiten"
     INNER = tuple(f"conv{n}" for n in range(1, 7))
 
     def __init__(self, classes=10, widths=WIDTHS):
-        super().__init__(widths[-1], classes)
+        super().__init__(widths[-1], classes, nn.Conv2d(3, FILTERS, 3, padding=1))
         sizes = [FILTERS, *(width for width in widths for _ in range(2))]
         for number, name in enumerate(self.INNER):
             setattr(self, name, Block(*sizes[number:number + 2], pool=number % 2 == 0))
@@ -93,10 +100,10 @@ class AirbenchReLU(Whitened):
     @torch.no_grad()
     def of(cls, other, images):
         """Begins with the weights of an Airbench. Batch norm moves from behind the pools to before them, where the
-        statistics are others, those of `images`, normalised: gain and offset make up for that, so that but for GELU it
-        is the same function."""
+        statistics are others, those of `images`, normalised: gain and offset make up for that, so that but for GELU and
+        the row and column that padding adds it is the same function."""
         model = cls(other.fc.out_features).eval()
-        model.whiten.load_state_dict(other.whiten.state_dict())
+        model.filter_with(other.whiten.weight, other.whiten.bias)
         model.fc.load_state_dict(other.fc.state_dict())
         for number, name in enumerate(cls.INNER):
             group, place = other.groups[number // 2], 1 + number % 2

@@ -12,7 +12,7 @@
 halut_handler_fn halut_handle_page, halut_handle_health, halut_handle_metrics;
 
 /* ---- listing.c: the models ---- */
-halut_handler_fn halut_handle_models, halut_handle_model;
+halut_handler_fn halut_handle_models, halut_handle_model, halut_handle_metadata;
 
 /* ---- inference.c: pictures and matrices ---- */
 halut_handler_fn halut_handle_classify, halut_handle_matmul, halut_handle_explain;

@@ -81,25 +81,69 @@ void halut_handle_models(void *self, struct halut_request *request) {
   halut_answer(request, 200, "application/json", &out);
 }
 
+/* The model that the path names, and the version in it, 0 if there is none; NULL if it is
+ * answered. */
+static const struct halut_entry *entry_asked(const struct halut_app *app,
+                                             struct halut_request *request, uint32_t *version) {
+  struct halut_entry *entry = NULL;
+  char name[HALUT_NAME_MAX];
+  snprintf(name, sizeof name, "%.*s", (int)request->capture[0].bytes, request->capture[0].text);
+  if (!halut_version_read(request, 1, version))
+    return NULL;
+  if (request->capture[0].bytes < sizeof name)
+    entry = halut_catalog_named(app->catalog, name, *version);
+  if (entry == NULL && *version != 0)
+    halut_request_error(request, 404, "no version %u of a model named \"%s\"", *version, name);
+  else if (entry == NULL)
+    halut_request_error(request, 404, "no model named \"%s\"", name);
+  return entry;
+}
+
 void halut_handle_model(void *self, struct halut_request *request) {
   const struct halut_app *app = self;
   struct halut_json_out out = {0};
-  char name[HALUT_NAME_MAX];
-  snprintf(name, sizeof name, "%.*s", (int)request->capture[0].bytes, request->capture[0].text);
-  struct halut_entry *entry = NULL;
   uint32_t version = 0;
-  if (!halut_version_read(request, 1, &version))
-    return;
-  if (request->capture[0].bytes < sizeof name)
-    entry = halut_catalog_named(app->catalog, name, version);
-  if (entry == NULL && version != 0)
-    halut_request_error(request, 404, "no version %u of a model named \"%s\"", version, name);
-  else if (entry == NULL)
-    halut_request_error(request, 404, "no model named \"%s\"", name);
+  const struct halut_entry *entry = entry_asked(app, request, &version);
   if (entry == NULL)
     return;
   entry_print(app->catalog, entry, true, &out);
-  status_print(app->catalog, name, version, &out);
+  status_print(app->catalog, entry->info->name, version, &out);
   halut_json_out_format(&out, "}\n");
+  halut_answer(request, 200, "application/json", &out);
+}
+
+/* ---- what TensorFlow Serving calls metadata ---- */
+
+static void signature_print(const char *name, const char *type, uint32_t rank, const uint32_t *dim,
+                            struct halut_json_out *out) {
+  halut_json_out_format(out, "{\"%s\":{\"dtype\":\"%s\",\"tensor_shape\":{\"dim\":[", name, type);
+  halut_json_out_format(out, "{\"size\":\"-1\",\"name\":\"\"}");
+  for (uint32_t i = 0; i < rank; i++)
+    halut_json_out_format(out, ",{\"size\":\"%u\",\"name\":\"\"}", dim[i]);
+  halut_json_out_format(out, "],\"unknown_rank\":false},\"name\":\"%s:0\"}}", name);
+}
+
+void halut_handle_metadata(void *self, struct halut_request *request) {
+  struct halut_json_out out = {0};
+  uint32_t version = 0;
+  const struct halut_entry *entry = entry_asked(self, request, &version);
+  if (entry == NULL)
+    return;
+  const struct halut_model_info *info = entry->info;
+  bool is_network = info->kind == HALUT_NETWORK;
+  halut_json_out_format(&out,
+                        "{\"model_spec\":{\"name\":\"%s\",\"signature_name\":\"\","
+                        "\"version\":\"%u\"},\"metadata\":{\"signature_def\":{\"signature_def\":"
+                        "{\"serving_default\":{\"inputs\":",
+                        info->name, info->version);
+  if (is_network)
+    signature_print("image", "DT_UINT8", 3,
+                    (uint32_t[]){info->channels, info->height, info->width}, &out);
+  else
+    signature_print("a", "DT_FLOAT", 1, &info->columns, &out);
+  halut_json_out_format(&out, ",\"outputs\":");
+  signature_print(is_network ? "probabilities" : "c", "DT_FLOAT", 1,
+                  is_network ? &info->classes : &info->outputs, &out);
+  halut_json_out_format(&out, ",\"method_name\":\"tensorflow/serving/predict\"}}}}}\n");
   halut_answer(request, 200, "application/json", &out);
 }

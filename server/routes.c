@@ -13,6 +13,8 @@ const struct halut_route halut_routes[] = {
     {HALUT_GET, "/v1/models", halut_handle_models, false, HALUT_INFER},
     {HALUT_GET, "/v1/models/{}", halut_handle_model, false, HALUT_INFER},
     {HALUT_GET, "/v1/models/{}/versions/{}", halut_handle_model, false, HALUT_INFER},
+    {HALUT_GET, "/v1/models/{}/metadata", halut_handle_metadata, false, HALUT_INFER},
+    {HALUT_GET, "/v1/models/{}/versions/{}/metadata", halut_handle_metadata, false, HALUT_INFER},
     {HALUT_POST | HALUT_PUT, "/v1/classify", halut_handle_classify, true, HALUT_INFER},
     {HALUT_POST, "/v1/matmul", halut_handle_matmul, true, HALUT_INFER},
     {HALUT_POST, "/v1/explain", halut_handle_explain, true, HALUT_INFER},

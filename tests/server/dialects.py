@@ -209,6 +209,23 @@ class Dialects(unittest.TestCase):
             self.assertEqual(reply["model_version_status"], [available])
         self.refused(404, "version 2", "GET", "/v1/models/signal/versions/2")
 
+    def test_metadata(self):
+        def tensor(name, kind, *shape):
+            sizes = [{"size": str(size), "name": ""} for size in (-1, *shape)]
+            return {name: {"dtype": kind, "tensor_shape": {"dim": sizes, "unknown_rank": False}, "name": f"{name}:0"}}
+
+        for model, inputs, outputs in (
+                ("resnet9-cifar10", tensor("image", "DT_UINT8", 3, 32, 32), tensor("probabilities", "DT_FLOAT", 10)),
+                ("signal", tensor("a", "DT_FLOAT", 8), tensor("c", "DT_FLOAT", 3))):
+            signature = {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
+            for path in (f"/v1/models/{model}/metadata", f"/v1/models/{model}/versions/1/metadata"):
+                self.assertEqual(self.good("GET", path), {
+                    "model_spec": {"name": model, "signature_name": "", "version": "1"},
+                    "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}}})
+        self.refused(404, 'no model named "none"', "GET", "/v1/models/none/metadata")
+        self.refused(404, "no version 2", "GET", "/v1/models/signal/versions/2/metadata")
+        self.refused(404, "versions are whole numbers", "GET", "/v1/models/signal/versions/x/metadata")
+
     # Hugging Face
 
     def test_list_of_labels(self):

@@ -301,7 +301,9 @@ class Teachers(unittest.TestCase):
             if ".bn" in name:
                 value.data.uniform_(0.5, 1.5)
         run.recalibrate(model, data.Batches(images, np.zeros(400, int), 100), 4)
-        pad = lambda x: torch.nn.functional.pad(x, (0, 1, 0, 1))  # noqa: E731: what the other does to the right and below
+        def pad(x):  # what the other does to the right and below
+            return torch.nn.functional.pad(x, (0, 1, 0, 1))
+
         with mock.patch("torch.nn.functional.gelu", torch.relu):
             other, x = AirbenchReLU.of(model, normalise(images[:100])), normalise(images[100:150])
             self.assertTrue(torch.allclose(model.eval()(pad(x)), other.eval()(x), atol=1e-4))

@@ -4,7 +4,6 @@
 #include <time.h>
 
 #include "../core/clock.h"
-#include "classify.h"
 #include "handlers.h"
 #include "inspect.h"
 
@@ -204,16 +203,20 @@ struct halut_job *halut_job_new(struct halut_app *app, struct halut_request *req
   return job;
 }
 
-/* The model it will be for, as far as is known before the body is read: one in JSON may name
- * another than the favourite. */
+/* JSON may name a model. What is compressed may be JSON, and so may what begins with a blank. */
+static bool may_name(const struct halut_request *request) {
+  return request->coding != HALUT_IDENTITY ||
+         (request->body_bytes > 0 && memchr("{ \t\r\n", request->body[0], 5) != NULL);
+}
+
+/* The model it will be for, as far as is known before the body is read. */
 static struct halut_entry *foreseen(const struct halut_job *job) {
-  const struct halut_request *request = job->request;
-  if (job->entry != NULL)
-    return job->entry;
-  bool may_name = job->boundary[0] == '\0' &&
-                  halut_classify_is_json(request->body, request->body_bytes);
-  return (may_name ? halut_catalog_only : halut_catalog_find)(job->catalog, job->kind,
-                                                              job->model_name, job->version, NULL);
+  struct halut_entry *entry = job->entry;
+  if (entry == NULL)
+    entry = halut_catalog_only(job->catalog, job->kind, job->model_name, job->version, NULL);
+  if (entry == NULL && !may_name(job->request))
+    entry = halut_catalog_find(job->catalog, job->kind, job->model_name, job->version, NULL);
+  return entry;
 }
 
 void halut_job_submit(struct halut_app *app, struct halut_job *job) {

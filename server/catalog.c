@@ -424,11 +424,10 @@ static bool fits(const struct halut_model_info *info, enum halut_kind kind, cons
 }
 
 /* The favourite, if it is such a model; else NULL, which is any. */
-static const char *favourite(const struct halut_catalog *catalog, enum halut_kind kind,
-                             uint32_t version) {
+static const char *favourite(const struct halut_catalog *catalog, enum halut_kind kind) {
   const char *name = catalog->options.favourite;
   for (uint32_t i = 0; name != NULL && i < catalog->count; i++)
-    if (fits(catalog->entries[i]->info, kind, name, version))
+    if (fits(catalog->entries[i]->info, kind, name, 0))
       return name;
   return NULL;
 }
@@ -437,7 +436,7 @@ struct halut_entry *halut_catalog_find(const struct halut_catalog *catalog, enum
                                        const char *name, uint32_t version,
                                        struct halut_diag *diag) {
   return halut_catalog_only(catalog, kind,
-                            name != NULL ? name : favourite(catalog, kind, version), version, diag);
+                            name != NULL ? name : favourite(catalog, kind), version, diag);
 }
 
 struct halut_entry *halut_catalog_only(const struct halut_catalog *catalog, enum halut_kind kind,

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "../models/graph.h"
 #include "../models/learn.h"
 
 static_assert(HALUT_LISTEN_HOST_MAX <= sizeof((struct sockaddr_un *)0)->sun_path,
@@ -658,6 +659,11 @@ static void check_together(struct halut_config *config, struct halut_config_prob
                          (unsigned long long)config->body_total_max,
                          (unsigned long long)config->body_max);
   }
+  if (!halut_name_ok(config->model_default))
+    halut_config_problem(problems,
+                         "model-default: \"%.80s\" is no name of a model, which is 1 to %d of "
+                         "[A-Za-z0-9_.-], the first no dot",
+                         config->model_default, HALUT_NAME_MAX - 1);
   if (config->shadow_every > 0 && config->backend != HALUT_BACKEND_BOTH)
     halut_config_problem(problems, "shadow: needs both backends (--backend both)");
 }

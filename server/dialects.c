@@ -18,7 +18,7 @@ static const struct dialect predict = {&halut_predict_form, &halut_predict_form}
 static const struct dialect examples = {&halut_examples_form, NULL};
 static const struct dialect labels = {&halut_labels_form, NULL};
 
-/* `name` may be NULL: the only model of its kind, networks first. Version 0: the newest. */
+/* `name` may be NULL: networks first. Version 0: the newest. */
 static enum halut_kind kind_of(const struct halut_app *app, const char *name, uint32_t version) {
   const struct halut_catalog *catalog = app->catalog;
   if (name != NULL) {

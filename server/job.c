@@ -110,7 +110,7 @@ bool halut_job_choose(struct halut_job *job, const char *name) {
         job, name == NULL && is_served(job->catalog, job->kind) ? HALUT_EINVALID : HALUT_ENOTFOUND,
         "%s", diag.text);
   else if (!halut_job_count(job, job->entry)) {
-    job->crowded = true; /* it was named in the body, so that this is known now only */
+    job->crowded = true; /* which model it is was in the body, so that this is known now only */
     halut_job_fail(job, HALUT_EBUSY, HALUT_JOB_CROWDED, job->entry->info->name,
                    job->limits->model_queue_max);
   }

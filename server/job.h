@@ -106,7 +106,7 @@ const char *halut_job_reason(int error);
  * model-queue-max. */
 bool halut_job_count(struct halut_job *job, struct halut_entry *entry);
 void halut_job_uncount(struct halut_job *job);
-/* Sets job->entry by name (NULL: the only one); false after a failure. */
+/* Sets job->entry by name (NULL: the only one, or the default); false after a failure. */
 bool halut_job_choose(struct halut_job *job, const char *name);
 /* Memory for numbers of the body, `each` bytes one, to free() or to adopt; NULL after a failure.
  * Like what the next two allocate it counts for tensor-total-max, until they count instead. */

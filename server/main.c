@@ -275,7 +275,7 @@ static int models_open(struct halut_app *app, struct halut_config_problems *prob
   uint32_t bad = 0;
   struct halut_catalog_options options = {
       .directory = app->config.models,
-      .favourite = app->config.model_default,
+      .favourite = strcmp(app->config.model_default, "off") == 0 ? NULL : app->config.model_default,
       .cpu = app->config.cpu == 0 ? NULL : halut_config_word("cpu", app->config.cpu),
       .workers = app->workers + (app->config.shadow_every > 0 ? 1 : 0),
       .batch_max = (uint32_t)app->config.batch_max};

@@ -199,6 +199,17 @@ START_TEST(refuses_bad_addresses) {
 }
 END_TEST
 
+START_TEST(reads_the_default_model) {
+  ck_assert_int_eq(read_all(ARGUMENTS("--listen", "127.0.0.1:1"), NULL), 0);
+  ck_assert_str_eq(config.model_default, "resnet9-cifar10");
+  ck_assert_int_eq(read_all(ARGUMENTS("--model-default", "off"), NULL), 0);
+  ck_assert_str_eq(config.model_default, "off");
+  ck_assert_int_eq(read_all(ARGUMENTS("--model-default", "a/b"), NULL), HALUT_EINVALID);
+  expect_problems("model-default: \"a/b\" is no name of a model, which is 1 to 63 of "
+                  "[A-Za-z0-9_.-], the first no dot\n");
+}
+END_TEST
+
 START_TEST(reads_the_shadow) {
   ck_assert_int_eq(read_all(NULL, NULL), 0);
   ck_assert_uint_eq(config.shadow_every, 0);
@@ -329,6 +340,7 @@ int main(void) {
   tcase_add_test(all, reads_sizes);
   tcase_add_test(all, reads_addresses);
   tcase_add_test(all, refuses_bad_addresses);
+  tcase_add_test(all, reads_the_default_model);
   tcase_add_test(all, reads_the_shadow);
   tcase_add_test(all, knows_its_modes);
   tcase_add_test(all, prints_what_reads_back);

@@ -60,7 +60,8 @@ struct halut_client_label {
 };
 
 /* Labels of a picture (PNG, JPEG, or raw planar bytes), the likeliest first. *count is the room in
- * labels[] and becomes their number. `model` may be NULL: the server's only or first network. */
+ * labels[] and becomes their number. `model` may be NULL: the server's only network, or its
+ * model-default. */
 int halut_client_classify(struct halut_client *client, const char *model, const void *image,
                           size_t bytes, struct halut_client_label *labels, size_t *count);
 

@@ -36,6 +36,10 @@ while IFS=';' read -r name file suites && read -r change; do
   fi
   cp "$work/original" "$file"
 done <<'T'
+place of the default taken by a body that may name another; server/admission.c; limits
+  s/if \(entry == NULL && !may_name\(job->request\)\)/if (entry == NULL)/
+place of the default not taken; server/admission.c; limits
+  s/if \(entry == NULL && !may_name\(job->request\)\)/if (false)/
 queue one too long; server/batcher.c; check_batcher
   s/lane->waiting >= batcher->limits/lane->waiting > batcher->limits/
 late work is done; server/batcher.c; check_batcher

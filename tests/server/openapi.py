@@ -134,6 +134,13 @@ class OpenApi(unittest.TestCase):
             described = [found(self.document, p) for p in self.operations[path, "post"]["parameters"]]
             self.assertEqual(sorted(known), sorted(p["name"] for p in described if p["in"] == "query"), path)
 
+    def test_no_name_is_given_twice(self):
+        def members(pairs):
+            self.assertEqual(len({name for name, _ in pairs}), len(pairs), [name for name, _ in pairs])
+            return dict(pairs)
+
+        json.loads(self.daemon.ask("GET", "/openapi.json").body, object_pairs_hook=members)
+
     def test_version(self):
         self.assertEqual(self.document["info"]["version"], self.daemon.ask("GET", "/v2").json()["version"])
 
@@ -157,7 +164,10 @@ class OpenApi(unittest.TestCase):
                 self.live("GET", "/v2/models/" + model["name"] + tail, "/v2/models/{model}" + tail)
                 self.live("GET", f"/v2/models/{model['name']}/versions/{model['version']}{tail}",
                           "/v2/models/{model}/versions/{version}" + tail)
-            self.live("GET", "/v1/models/" + model["name"], "/v1/models/{model}")
+            for tail in ("", "/metadata"):
+                self.live("GET", "/v1/models/" + model["name"] + tail, "/v1/models/{model}" + tail)
+                self.live("GET", f"/v1/models/{model['name']}/versions/{model['version']}{tail}",
+                          "/v1/models/{model}/versions/{version}" + tail)
         self.live("POST", "/v2/repository/index", "/v2/repository/index", b"")
         for verb in ("load", "unload", "load"):
             self.live("POST", f"/v2/repository/models/{self.product['name']}/{verb}",

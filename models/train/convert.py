@@ -23,7 +23,7 @@ from . import safetensors
 from .data import Batches, load, normalise, pictures
 from .layers import NEVER, HalutConv2d, HalutLinear, pair
 from .net import ResNet9
-from .networks import network_of
+from .networks import convertible
 from .run import (accuracy, averaged, command, device_of, load_weights, machine_options, mixed, prepare, recalibrate,
                   save)
 
@@ -180,7 +180,7 @@ def halut_network(state=None, network=ResNet9, **sizes):
     """A converted network, untrained; or that of a checkpoint's weights, looked up where and in as many codebooks as
     they are."""
     if state:
-        network = network_of(state)
+        network = convertible(state)
     names = [f"{name}.conv" for name in network.INNER]
     codebooks = None
     if state:
@@ -267,6 +267,14 @@ def convert(model, images, names=None, program="halut", codebooks=None, batches=
     return model
 
 
+def check_layers(network, codebooks):
+    """--codebooks as (layer, number) pairs must name layers that are looked up."""
+    known = [f"{name}.conv" for name in network.INNER]
+    for name, _ in codebooks:
+        if name not in known:
+            raise ValueError(f"--codebooks {name.removesuffix('.conv')}: must be one of {', '.join(network.INNER)}")
+
+
 def layer_codebooks(text):
     name, _, count = text.partition("=")
     if not name or not count.isdigit():
@@ -287,9 +295,8 @@ def main():
     args = cli.parse_args()
     device = prepare(args)
     state = averaged(args.teacher)
-    network = network_of(state)
-    if not hasattr(network, "INNER"):
-        cli.error(f"--teacher: {args.teacher} is an {network.__name__}, which cannot be converted")
+    network = convertible(state)
+    check_layers(network, args.codebooks)
     model = network().to(device, memory_format=torch.channels_last)
     load_weights(model, state)
     train, validation = load(args.data, "train"), load(args.data, "validation")

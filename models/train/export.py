@@ -640,12 +640,13 @@ def main():
     machine_options(cli)
     args = cli.parse_args()
     device = prepare(args)
+    name = args.name or os.path.splitext(os.path.basename(args.out))[0]
+    check_metadata(name, CLASSES, 1)
     model = halut_network(weights(args.start)).to(device)
     if not halut_layers(model):
         cli.error(f"--start: nothing in {args.start} is looked up: it is a dense network, which convert takes")
     images = load(args.data, "train")[0][:args.images]
     batches = [normalise(images[i:i + 250]) for i in range(0, len(images), 250)]
-    name = args.name or os.path.splitext(os.path.basename(args.out))[0]
     description = args.description or f"{model.TITLE}, its inner convolutions learned tables"
     export(model, args.out, batches, name, CLASSES, description=description)
 

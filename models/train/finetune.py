@@ -30,7 +30,7 @@ def arguments():
     cli.add_argument("--dense-share", type=float, default=0.3,
                      help="of the rate, for what is not looked up: first layer, batch norms, classifier")
     cli.add_argument("--freeze-first", action="store_true",
-                     help="keep the first convolution as it is: no gradient goes through conv2, a sixth of a step")
+                     help="keep the first convolution as it is: no gradient goes through the next, a sixth of a step")
     cli.add_argument("--average", type=float, default=0.999, help="decay of the weight average, a step")
     cli.add_argument("--large-share", type=float, default=1.0, help="of the rate, for tables of more than 2^19 entries")
     cli.add_argument("--refresh", type=int, default=50, help="steps between two looks at the tables' directions")

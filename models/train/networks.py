@@ -15,10 +15,13 @@ def name_of(state):
     return next((name for name, network in NETWORKS.items() if network.SIGN in state), None)
 
 
-def network_of(state):
+def convertible(state):
+    """The network that has these weights, looked up or dense, if it has layers to look up."""
     name = name_of(state)
     if name is None:
         raise ValueError(f"weights of none of these networks: {', '.join(NETWORKS)}")
+    if not hasattr(NETWORKS[name], "INNER"):
+        raise ValueError(f"weights of an {name}, which cannot be converted")
     return NETWORKS[name]
 
 

@@ -15,10 +15,11 @@ import torch
 import torch.nn as nn
 
 from . import safetensors
-from .convert import ROWS_MIN, ROWS_PER_PROTOTYPE, halut_like, layer_codebooks, learn, replace, sample_rows
+from .airbench import AirbenchReLU
+from .convert import (ROWS_MIN, ROWS_PER_PROTOTYPE, check_layers, halut_like, layer_codebooks, learn, replace,
+                      sample_rows)
 from .data import SCALE, ZERO, Batches, load
 from .layers import NEVER, HalutConv2d
-from .airbench import AirbenchReLU
 from .net import ResNet9
 from .run import accuracy, command, machine_options, prepare, save
 
@@ -169,9 +170,8 @@ def main():
     model = reopen(args.model, batches)
     validation = load(args.data, "validation")
     print(f"validation {accuracy(model, *validation):.2f}")
+    check_layers(model, args.codebooks)
     for name, codebooks in args.codebooks:
-        if name.removesuffix(".conv") not in model.INNER:
-            cli.error(f"--codebooks: {args.model} has no {name.removesuffix('.conv')}")
         if not isinstance(model.get_submodule(name), HalutConv2d):
             cli.error(f"--codebooks: {name} of {args.model} is not looked up")
         result = learn_again(model, name, codebooks, load(args.data, "train")[0][:args.images], args.halut)

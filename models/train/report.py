@@ -24,17 +24,16 @@ import torch.nn.functional as F
 from . import safetensors
 from .convert import halut_network
 from .data import CLASSES, load, normalise
-from .networks import load_teacher, network_of
+from .networks import load_teacher, name_of
 from .run import command, device_of, logits, machine_options, prepare, weights
 
 BINS = 15
 ERROR_IMAGES = 64  # that the error of the layers is measured on, from the validation split
 
 
-def of_same_shape(teacher, path):
-    """Whether its layers can be held against those of the network that was converted from it, whose weights are
-    there."""
-    return teacher is not None and type(teacher) is network_of(weights(path))
+def of_same_shape(teacher, halut):
+    """Whether its layers can be held against those of the converted network."""
+    return type(teacher) is type(halut)
 
 
 def load_converted(path, device):
@@ -214,17 +213,17 @@ def cost(logs):
     return table(("log", "epochs", "hours"), lines + [("together", "", f"{sum(h[2] for h in hours):.2f}")])
 
 
-def accuracy_rows(args, teacher, device, images, labels, train):
+def accuracy_rows(args, teacher, halut, images, labels, train):
     """Rows of the accuracy table, the float Halut network's logits, and what `halut eval` said."""
     truth = torch.from_numpy(labels)
     rows = []
     if teacher is not None:
-        kind = "dense teacher" if of_same_shape(teacher, args.halut) else f"{type(teacher).__name__}, the teacher"
+        kind = "dense teacher" if of_same_shape(teacher, halut) else f"{type(teacher).__name__}, the teacher"
         rows.append((f"{kind}, float", "PyTorch", *score(logits(teacher, images), truth)))
-    if of_same_shape(teacher, args.halut):
+    if of_same_shape(teacher, halut):
         rows.append(("dense teacher, int8 weights and u8 maps", "PyTorch, simulated",
                      *score(logits(dense_int8(copy.deepcopy(teacher), train[:250]), images), truth)))
-    values = logits(load_converted(args.halut, device), images)
+    values = logits(halut, images)
     rows.append(("Halut, float", "PyTorch", *score(values, truth)))
     served = evaluate(args.program, args.model, args.data, args.limit)
     rows.append(("**Halut, int8 tables and u8 maps, as served**", "`halut eval`", 100 * served["top1"],
@@ -232,14 +231,16 @@ def accuracy_rows(args, teacher, device, images, labels, train):
     return [(*row[:2], f"{row[2]:.2f}", f"{row[3]:.2f}") for row in rows], values, served
 
 
-def commands(args, stages):
+def commands(args, halut, stages):
     name = os.path.basename(args.model)
     lines = ["export PYTHONPATH=models  # in the repository's top folder, after `make`"]
     if stages:
         with open(stages) as file:
             lines += file.read().strip().splitlines()
     else:
-        lines += [f"python3 -m train.teacher --data DIR --out teacher.pt --epochs {len(read_log(args.logs[0]))}",
+        network = name_of(halut.state_dict())
+        lines += [f"python3 -m train.teacher --network {network} --data DIR --out teacher.pt "
+                  f"--epochs {len(read_log(args.logs[0]))}",
                   "python3 -m train.convert --teacher teacher.pt --data DIR --halut build/halut --out start.pt",
                   "python3 -m train.finetune --teacher teacher.pt --start start.pt --data DIR --out halut.pt "
                   f"--epochs {len(read_log(args.logs[-1]))}",
@@ -280,7 +281,7 @@ behind the layer can give: fine-tuning is free to move both, so the plain error 
 """
 
 
-def card(args, stem, rows, served, bins, error, errors, logs):
+def card(args, halut, stem, rows, served, bins, error, errors, logs):
     name = os.path.basename(stem)
     classes = [(c["label"], c["images"], f"{100 * c['accuracy']:.1f}") for c in served["classes"]]
     confusion = [(label, *row) for label, row in zip(CLASSES, served["confusion"])]
@@ -296,7 +297,7 @@ def card(args, stem, rows, served, bins, error, errors, logs):
 
 Written by `python3 -m train.report`; do not edit. Tensors SHA-256 `{served['sha256']}`.
 
-{network_of(weights(args.halut)).TITLE}; its inner convolutions are looked up: a 4-level tree a codebook, 16
+{halut.TITLE}; its inner convolutions are looked up: a 4-level tree a codebook, 16
 prototypes, int8 tables, u8 maps, whole numbers from the pixels to the logits. All figures are of the test split
 ({served['images']} images), on which nothing was chosen; {choices(args)}.
 
@@ -338,7 +339,7 @@ On {machine()}, shared with other work, so the hours are wall clock and an upper
 
 Commands:
 
-{commands(args, args.commands)}
+{commands(args, halut, args.commands)}
 {extra}"""
 
 
@@ -372,19 +373,20 @@ def main():
         images, labels = images[:args.limit], labels[:args.limit]
     logs = [(os.path.basename(path).replace(".pt.csv", ""), read_log(path)) for path in args.logs]
     teacher = load_teacher(args.teacher).eval().to(device) if args.teacher else None
-    if not args.commands and not of_same_shape(teacher, args.halut):
+    halut = load_converted(args.halut, device)
+    if not args.commands and not of_same_shape(teacher, halut):
         raise SystemExit(f"{args.teacher} has another shape: the usual commands are not what was run: give --commands")
-    rows, values, served = accuracy_rows(args, teacher, device, images, labels, load(args.data, "train")[0])
+    rows, values, served = accuracy_rows(args, teacher, halut, images, labels, load(args.data, "train")[0])
     bins, error = calibration(values, torch.from_numpy(labels))
     few = load(args.data, "validation")[0][:ERROR_IMAGES]
     errors = None
-    if args.start and of_same_shape(teacher, args.halut):
-        errors = [layer_errors(load_converted(path, device), teacher, few) for path in (args.start, args.halut)]
+    if args.start and of_same_shape(teacher, halut):
+        errors = [layer_errors(model, teacher, few) for model in (load_converted(args.start, device), halut)]
     out = args.out or os.path.splitext(args.model)[0] + ".md"
     stem = os.path.splitext(out)[0]
     plots(stem, logs, bins, error, errors)
     with open(out + ".part", "w") as file:
-        file.write(card(args, stem, rows, served, bins, error, errors, logs))
+        file.write(card(args, halut, stem, rows, served, bins, error, errors, logs))
     os.replace(out + ".part", out)
     print(f"wrote {out} and its plots")
 

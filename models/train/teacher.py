@@ -61,7 +61,7 @@ def main():
     images, labels, teacher = lesson(args, images, labels, device)
     batches = Batches(images, labels, args.batch, cutout=args.cutout, seed=args.seed)
     recipe = Recipe(args.epochs, args.rate, triangle, descent, lambda model: groups(model, args.decay),
-                    distil=args.distil if args.teacher else 0, temperature=args.temperature, smoothing=args.smoothing,
+                    distil=args.distil, temperature=args.temperature, smoothing=args.smoothing,
                     average=args.average, plain=True, seed=args.seed)
     trainer, _ = train(model.to(device, memory_format=torch.channels_last), batches, load(args.data, "validation"),
                        args.out, recipe, teacher, statistics=batches.again(250, seed=1))

@@ -42,6 +42,18 @@ class Shape(unittest.TestCase):
         x = torch.randn(2, 3, 32, 32)
         self.assertTrue(torch.equal(model.eval()(x), again.eval()(x)))
 
+    def test_option_names_a_layer_of_the_network(self):
+        convert.check_layers(ResNet9, [("conv2.conv", 9), ("res2b.conv", 9)])
+        for network, name in ((ResNet9, "conv1"), (ResNet9, "fc"), (AirbenchReLU, "res1a")):
+            with self.assertRaisesRegex(ValueError, f"^--codebooks {name}: must be one of {network.INNER[0]}, "):
+                convert.check_layers(network, [(f"{network.INNER[1]}.conv", 9), (f"{name}.conv", 9)])
+        with train_support.folder() as folder:  # before anything is read
+            path = os.path.join(folder, "teacher.pt")
+            torch.save({"average": ResNet9().state_dict()}, path)
+            command = ["convert", "--teacher", path, "--data", "none", "--out", "none", "--codebooks", "conv9=4"]
+            with mock.patch.object(sys, "argv", command), self.assertRaisesRegex(ValueError, "^--codebooks conv9: "):
+                convert.main()
+
     def test_option_names_a_layer_and_a_number(self):
         self.assertEqual(layer_codebooks("conv4=512"), ("conv4.conv", 512))
         for text in ("conv4", "conv4=", "conv4=-1", "=9"):
@@ -58,7 +70,8 @@ class Shape(unittest.TestCase):
         self.assertTrue(torch.equal(model.eval()(x), again.eval()(x)))
         with self.assertRaisesRegex(ValueError, "^weights of none of these networks: resnet9, airbench, airbench-relu"):
             halut_network({"a.weight": x})
-
+        with self.assertRaisesRegex(ValueError, "^weights of an airbench, which cannot be converted$"):
+            halut_network(Airbench().state_dict())
 
 class Means(unittest.TestCase):
     def states(self, count):
@@ -145,6 +158,25 @@ class FinetuneOptions(unittest.TestCase):
                     stage.main()
                 self.assertEqual(exit_.exception.code, 2)
                 self.assertIn(f"error: {told}", errors.getvalue())
+
+    def test_of_export_name_the_model(self):
+        with train_support.folder() as folder, mock.patch.object(export, "load") as load:
+            load.return_value = train_support.gratings(20, 5)
+            start = os.path.join(folder, "start.pt")
+            torch.save({"model": halut_network().state_dict()}, start)
+            for options, name, description in (
+                    (("--out", "here/mine.safetensors"), "mine", "ResNet-9 for CIFAR-10, its inner convolutions"),
+                    (("--out", "a b", "--name", "c", "--description", "d"), "c", "d")):
+                with mock.patch.object(sys, "argv", ["export", "--start", start, "--data", "none", *options]), \
+                        mock.patch.object(export, "export") as written:
+                    export.main()
+                self.assertEqual(written.call_args.args[3], name)
+                self.assertTrue(written.call_args.kwargs["description"].startswith(description))
+            load.reset_mock()
+            with mock.patch.object(sys, "argv", ["export", "--start", start, "--data", "none", "--out", "a b"]), \
+                    self.assertRaisesRegex(ValueError, "^name 'a b': must be"):
+                export.main()
+            load.assert_not_called()
 
     def test_keep_the_validation_split_out_but_with_whole(self):
         images, labels = train_support.gratings(50, 5)
@@ -287,7 +319,9 @@ class Teachers(unittest.TestCase):
         with train_support.folder() as folder:
             path = os.path.join(folder, "start.pt")
             torch.save({"model": ResNet9().state_dict()}, path)
-            for other in (path, os.path.join(train_support.TOP, "models", "signal.safetensors")):
+            tuned = os.path.join(folder, "tuned.pt")
+            torch.save({"average": halut_network().state_dict()}, tuned)
+            for other in (path, tuned, os.path.join(train_support.TOP, "models", "signal.safetensors")):
                 with self.assertRaisesRegex(SystemExit, f"^{other}: not what `teacher` writes$"):
                     load_teacher(other)
             model = ResNet9()
@@ -314,9 +348,8 @@ class Teachers(unittest.TestCase):
             path = os.path.join(folder, "teacher.pt")
             torch.save({"average": Airbench().state_dict()}, path)
             with mock.patch.object(sys, "argv", ["convert", "--teacher", path, "--data", "none", "--out", "none"]), \
-                    mock.patch("sys.stderr", io.StringIO()) as errors, self.assertRaises(SystemExit):
+                    self.assertRaisesRegex(ValueError, "^weights of an airbench, which cannot be converted$"):
                 convert.main()
-            self.assertIn(f"error: --teacher: {path} is an Airbench, which cannot be converted\n", errors.getvalue())
 
     def test_learn_from_others_themselves(self):
         images, labels = train_support.gratings(60, 5)
@@ -336,6 +369,19 @@ class Teachers(unittest.TestCase):
             self.assertEqual(tuple(batches.labels.shape), (80, 10))
             self.assertEqual((recipe.distil, asked), (0.9, None))
             self.assertTrue(os.path.exists(out + ".answers-2.npz"))
+            with mock.patch.object(sys, "argv", command[:-2]), mock.patch.object(teacher, "train") as train:
+                train.return_value = (None, None)
+                teacher.main()
+            self.assertEqual(tuple(train.call_args.args[1].labels.shape), (40,))
+            self.assertIsInstance(train.call_args.args[5], Airbench)
+            fresh = [*command[:3], *command[5:11]]
+            with mock.patch.object(sys, "argv", fresh), mock.patch.object(teacher, "train") as train:
+                train.return_value = (None, None)
+                teacher.main()
+            model = train.call_args.args[0]
+            self.assertIsNone(train.call_args.args[5])
+            self.assertTrue(torch.equal(model.whiten.weight[:12], -model.whiten.weight[12:]))
+            self.assertEqual(model.whiten.weight[:, :, 0].abs().max().item(), 0)
             with mock.patch.object(sys, "argv", [*command[:1], "--network", "resnet9", *command[3:]]), \
                     mock.patch("sys.stderr", io.StringIO()) as errors, self.assertRaises(SystemExit):
                 teacher.main()

@@ -3,6 +3,7 @@
 # timeout: 300
 # tier: full
 # sanitizers: none, PyTorch; check_learn and learn_cli run the learner
+import argparse
 import os
 import sys
 import unittest
@@ -17,7 +18,7 @@ except ImportError as missing:
     print(f"skip: the card's plots: {missing}; Debian: python3-matplotlib")
     sys.exit(77)
 from train import report  # noqa: E402
-from train.airbench import Airbench  # noqa: E402
+from train.airbench import Airbench, AirbenchReLU  # noqa: E402
 from train.convert import halut_network  # noqa: E402
 from train.data import CLASSES, normalise  # noqa: E402
 from train.export import export  # noqa: E402
@@ -72,8 +73,16 @@ class Card(unittest.TestCase):
         self.assertIn("| res2b | ", card)
         self.assertIn("--teacher teacher.pt --start start.pt --halut halut.pt", card)
         self.assertIn("| together |  | 1.00 |", card)
-        self.assertIn(f"All figures are of the test split ({TEST} images)", card)
+        self.assertIn(f"All figures are of the test split\n({TEST} images)", card)
         self.assertEqual(self.drawn("full"), ["curves", "layers", "reliability"])
+
+    def test_names_the_network_that_it_trains(self):
+        args = argparse.Namespace(model="a.safetensors", logs=[self.path("halut.pt.csv")], teacher="", start="",
+                                  halut="", commands="", extra="")
+        for network, name in ((ResNet9, "resnet9"), (AirbenchReLU, "airbench-relu")):
+            text = report.commands(args, halut_network(network=network), None)
+            self.assertIn(f"train.teacher --network {name} --data DIR --out teacher.pt --epochs 2\n", text)
+            self.assertIn("--out models/a.safetensors\n", text)
 
     def test_with_one_of_another_shape(self):
         torch.save({"average": Airbench().state_dict()}, self.path("airbench.pt"))

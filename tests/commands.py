@@ -50,7 +50,9 @@ def options_in(text):
 @functools.cache
 def options_of_script(path):
     """As its parser has them; the stages of training share some."""
-    text = read(path) + (read("models/train/run.py") if path.startswith("models/train/") else "")
+    text = read(path)
+    for module in re.findall(r"^from \.(\w+) import .*options", text, re.M):  # of several stages
+        text += read(os.path.join(os.path.dirname(path), f"{module}.py"))
     return set(re.findall(r'"(--?[a-zA-Z][a-z-]*)"', text)) | {"--help"}
 
 

@@ -36,10 +36,12 @@ while IFS=';' read -r name file suites && read -r change; do
   fi
   cp "$work/original" "$file"
 done <<'T'
-place of the default taken by a body that may name another; server/admission.c; limits
-  s/if \(entry == NULL && !may_name\(job->request\)\)/if (entry == NULL)/
+place of the default taken by compressed bodies; server/admission.c; limits
+  s/request->coding != HALUT_IDENTITY \|\|/false ||/
+place of the default taken by JSON; server/admission.c; limits
+  s/request->body_bytes > 0 && memchr/request->body_bytes == 0 \&\& memchr/
 place of the default not taken; server/admission.c; limits
-  s/if \(entry == NULL && !may_name\(job->request\)\)/if (false)/
+  s/request->coding != HALUT_IDENTITY \|\|/true ||/
 queue one too long; server/batcher.c; check_batcher
   s/lane->waiting >= batcher->limits/lane->waiting > batcher->limits/
 late work is done; server/batcher.c; check_batcher

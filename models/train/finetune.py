@@ -49,6 +49,8 @@ def arguments():
 def starting_weights(cli, args):
     state = load_state(args.start)
     if not args.restart:
+        if "model" not in state:
+            cli.error(f"--start: {args.start} has averaged weights only; begin from them with --restart")
         return state["model"]
     if "average" not in state:
         cli.error(f"--restart: {args.start} has no averaged weights; it was not written by finetune")
@@ -59,10 +61,10 @@ def starting_weights(cli, args):
 def main():
     cli, args = arguments()
     device = prepare(args, args.seed)
+    model = halut_network(starting_weights(cli, args))
     images, labels = load(args.data, "whole" if args.whole else "train")
     images, labels, teacher = lesson(args, images, labels, device)
     batches = Batches(images, labels, args.batch, cutout=args.cutout, seed=args.seed)
-    model = halut_network(starting_weights(cli, args))
     if args.freeze_first:
         model.get_submodule(model.FIRST).requires_grad_(False)
     recipe = Recipe(args.epochs, args.rate, functools.partial(cosine, warm=200),

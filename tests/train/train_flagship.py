@@ -151,6 +151,7 @@ class FinetuneOptions(unittest.TestCase):
             for stage, options, told in (
                     (finetune, ("--start", path, "--out", "none", "--epochs", "0"), "--epochs 0: must be at least 1"),
                     (teacher, ("--out", "none", "--epochs", "0"), "--epochs 0: must be at least 1"),
+                    (finetune, ("--start", path, "--out", "none"), f"--start: {path} has averaged weights only"),
                     (teacher, ("--start", path, "--out", path), f"--start: {path} is where it starts from"),
                     (export, ("--start", path, "--out", "none"), f"--start: nothing in {path} is looked up")):
                 with mock.patch.object(sys, "argv", [stage.__name__, "--data", folder, *options]), \

@@ -182,9 +182,7 @@ class FinetuneOptions(unittest.TestCase):
     def test_keep_the_validation_split_out_but_with_whole(self):
         images, labels = train_support.gratings(50, 5)
         with train_support.folder() as folder, mock.patch.object(data, "VALIDATION", 20):
-            for i in range(5):
-                part = slice(10 * i, 10 * (i + 1))
-                train_support.write_batch(os.path.join(folder, f"data_batch_{i + 1}.bin"), images[part], labels[part])
+            train_support.write_training(folder, images, labels)
             start = os.path.join(folder, "start.pt")
             torch.save({"model": halut_network().state_dict()}, start)
             for options, learned in (((), 30), (("--whole",), 50)):
@@ -336,6 +334,7 @@ class Teachers(unittest.TestCase):
             if ".bn" in name:
                 value.data.uniform_(0.5, 1.5)
         run.recalibrate(model, data.Batches(images, np.zeros(400, int), 100), 4)
+
         def pad(x):  # what the other does to the right and below
             return torch.nn.functional.pad(x, (0, 1, 0, 1))
 
@@ -355,9 +354,7 @@ class Teachers(unittest.TestCase):
     def test_learn_from_others_themselves(self):
         images, labels = train_support.gratings(60, 5)
         with train_support.folder() as folder, mock.patch.object(data, "VALIDATION", 20):
-            for i in range(5):
-                part = slice(12 * i, 12 * (i + 1))
-                train_support.write_batch(os.path.join(folder, f"data_batch_{i + 1}.bin"), images[part], labels[part])
+            train_support.write_training(folder, images, labels)
             path, out = os.path.join(folder, "a.pt"), os.path.join(folder, "b.pt")
             torch.save({"average": Airbench().state_dict()}, path)
             command = ["teacher", "--network", "airbench-relu", "--start", path, "--data", folder, "--out", out,

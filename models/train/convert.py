@@ -181,14 +181,11 @@ def halut_network(state=None, network=ResNet9, **sizes):
     they are."""
     if state:
         network = convertible(state)
-    names = [f"{name}.conv" for name in network.INNER]
-    codebooks = None
-    if state:
         names = [f"{name}.conv" for name in (network.FIRST, *network.INNER) if f"{name}.conv.split" in state]
-        codebooks = {name: len(state[f"{name}.split"]) for name in names}
-    model = untrained(network(**sizes), names, codebooks)
-    if state:
+        model = untrained(network(**sizes), names, {name: len(state[f"{name}.split"]) for name in names})
         load_weights(model, state)
+    else:
+        model = untrained(network(**sizes), [f"{name}.conv" for name in network.INNER])
     # Not the model: it would permute the tables.
     model.get_submodule(network.FIRST).to(memory_format=torch.channels_last)
     return model

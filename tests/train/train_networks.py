@@ -33,10 +33,7 @@ class Networks(unittest.TestCase):
     def test_goes_all_the_way_and_resumes(self):
         with train_support.folder() as folder:
             images, labels = train_support.gratings(TRAINED + VALIDATION, 1)
-            each = len(images) // 5
-            for i in range(5):
-                part = slice(i * each, (i + 1) * each)
-                train_support.write_batch(f"{folder}/data_batch_{i + 1}.bin", images[part], labels[part])
+            train_support.write_training(folder, images, labels)
             train_support.write_batch(f"{folder}/test_batch.bin", *train_support.gratings(TESTED, 2))
             made = run(folder)
             print(made)
